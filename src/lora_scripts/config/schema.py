@@ -1,0 +1,165 @@
+"""``RunConfig``: the one description of a run, behind YAML, ``--set``, the JSON schema and the documents.
+
+What a key means is written once per language, in the catalogue under ``key.<name>``.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+TASK_ALIASES = {"text-to-image": "image-generation"}
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticCustomError("number_expected", "a number is expected")
+    return value
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str) and any(ord(char) < 32 for char in value):
+        raise PydanticCustomError("control_character", "a control character in a path")
+    return value
+
+
+def _task(value: Any) -> Any:
+    return TASK_ALIASES.get(value, value) if isinstance(value, str) else value
+
+
+def harmless(default: Any, **constraints: Any) -> Any:
+    """A field that may differ when a run is resumed: it does not change what is learnt."""
+    return Field(default, json_schema_extra={"harmless": True}, **constraints)
+
+
+Whole = Annotated[int, BeforeValidator(_no_bool)]
+Real = Annotated[float, BeforeValidator(_no_bool)]
+PathText = Annotated[str, BeforeValidator(_printable), Field(min_length=1)]
+Every = Annotated[Whole, Field(ge=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Validation(Section):
+    data_dir: PathText | None = None
+    split: Literal["auto"] | Annotated[Real, Field(ge=0, le=0.5)] = "auto"
+    every_steps: Every | None = harmless(None)
+    timesteps: Annotated[Whole, Field(ge=1, le=64)] = 4
+    early_stopping_patience: Every | None = None
+
+
+class Preview(Section):
+    prompts: list[Annotated[str, Field(min_length=1)]] = harmless([])
+    negative_prompt: str = harmless("")
+    every_steps: Every | None = harmless(None)
+    seed: Whole = harmless(42)
+    steps: Annotated[Whole, Field(ge=1, le=1000)] = harmless(25)
+    guidance_scale: Annotated[Real, Field(ge=0)] = harmless(7.0)
+    width: Annotated[Whole, Field(ge=8)] | None = harmless(None)
+    height: Annotated[Whole, Field(ge=8)] | None = harmless(None)
+
+
+class Logging(Section):
+    tensorboard: bool = harmless(True)
+    every_steps: Every = harmless(1)
+    histogram_every_steps: Every = harmless(50)
+
+
+class RunConfig(Section):
+    task_type: Annotated[
+        Literal["image-generation", "text-generation"], BeforeValidator(_task)
+    ] = "image-generation"
+
+    train_data_dir: PathText
+    metadata_path: PathText | None = None
+    trigger_word: str | None = None
+    resolution: Literal["auto"] | Annotated[Whole, Field(ge=64, le=4096)] = "auto"
+    background: Annotated[str, Field(pattern=r"^(white|black|gray|#[0-9a-fA-F]{6})$")] = "white"
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    strict: bool = harmless(False)
+    cache_dir: PathText | None = harmless(None)
+
+    base_model: PathText
+    family: str = "auto"
+    components: dict[str, PathText] = Field(default_factory=dict)
+    prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto"
+
+    lora_rank: Annotated[Whole, Field(ge=1, le=1024)] = 16
+    lora_alpha: Annotated[Real, Field(gt=0)] | None = None
+    lora_dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.0
+    target_modules: str | list[str] = "auto"
+    train_text_encoder: bool = False
+
+    batch_size: Annotated[Whole, Field(ge=1, le=4096)] = 4
+    gradient_accumulation_steps: Annotated[Whole, Field(ge=1, le=4096)] = 1
+    epochs: Annotated[Whole, Field(ge=1)] | None = harmless(None)
+    max_steps: Annotated[Whole, Field(ge=1)] | None = harmless(None)
+    learning_rate: Annotated[Real, Field(gt=0, le=10)] = 2e-4
+    text_encoder_learning_rate: Annotated[Real, Field(gt=0, le=10)] | None = None
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    weight_decay: Annotated[Real, Field(ge=0, lt=1)] = 0.01
+    lr_scheduler: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: Annotated[Whole, Field(ge=0)] = 0
+    max_grad_norm: Annotated[Real, Field(gt=0)] = 1.0
+    mixed_precision: Literal["auto", "fp16", "bf16", "no"] = "auto"
+    gradient_checkpointing: bool = harmless(False)
+    seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 42
+    num_processes: Literal["auto"] | Annotated[Whole, Field(ge=1)] = harmless("auto")
+
+    output_dir: PathText
+    output_name: Annotated[str, Field(pattern=r"^[^/\\:*?\"<>|\x00-\x1f.][^/\\:*?\"<>|\x00-\x1f]*$")] | None = None
+    save_steps: Every = harmless(100)
+    keep_checkpoints: Annotated[Whole, Field(ge=1)] = harmless(3)
+    keep_exports: Annotated[Whole, Field(ge=0)] | None = harmless(None)
+    resume: Literal["auto", "never"] = harmless("auto")
+
+    validation: Validation = Field(default_factory=Validation)
+    preview: Preview = Field(default_factory=Preview, json_schema_extra={"harmless": True})
+    logging: Logging = Field(default_factory=Logging, json_schema_extra={"harmless": True})
+
+    @property
+    def name(self) -> str:
+        """``output_name``, else the last part of ``output_dir``: what a WebUI calls the LoRA."""
+        return self.output_name or PurePath(self.output_dir.rstrip("/\\")).name
+
+    @property
+    def alpha(self) -> float:
+        """``lora_alpha``, else the rank: a scale of one."""
+        return float(self.lora_alpha if self.lora_alpha is not None else self.lora_rank)
+
+    @property
+    def window_size(self) -> int:
+        """Examples in one optimizer step, whatever the number of processes."""
+        return self.batch_size * self.gradient_accumulation_steps
+
+
+DEFAULT_EPOCHS = 20
+
+
+def harmless_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> set[str]:
+    """Dotted names of the keys that a resumed run may change."""
+    found: set[str] = set()
+    for name, field in model.model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and extra.get("harmless"):
+            found.add(prefix + name)
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            found |= harmless_keys(annotation, f"{prefix}{name}.")
+    return found
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as dotted names; lists and ``components`` stay whole."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict) and name != "components":
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

@@ -1,0 +1,80 @@
+"""How a run is asked to stop, save, preview or pause: files in ``control/`` and signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+REQUESTS = ("stop", "finish", "save", "preview")
+EXIT_BY_SIGNAL = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+class Control:
+    """Collects requests; the loop takes them at step boundaries, other phases ask ``leaving``.
+
+    ``stop`` saves and leaves, ``finish`` ends now and exports, ``pause`` holds while its file exists.
+    The first Ctrl-C is a stop; a second one leaves at once.
+    """
+
+    def __init__(self, folder: Path | None = None, acknowledge: Callable[[str], None] | None = None) -> None:
+        self.folder = folder
+        self.acknowledge = acknowledge or (lambda request: None)
+        self.pending: set[str] = set()
+        self.signal: int | None = None
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in (*REQUESTS, "pause"):
+                (folder / name).unlink(missing_ok=True)
+
+    def install_signals(self) -> None:
+        for number in EXIT_BY_SIGNAL:
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            os._exit(130)
+        self.signal = number
+        self.pending.add("stop")
+
+    def request(self, name: str) -> None:
+        self.pending.add(name)
+
+    def poll(self) -> None:
+        """Takes in the files of ``control/``: each is deleted and acknowledged; holds while paused."""
+        if self.folder is None:
+            return
+        self._take_files()
+        if (self.folder / "pause").exists():
+            self.acknowledge("pause")
+            while (self.folder / "pause").exists() and not self.leaving:
+                time.sleep(0.2)
+                self._take_files()
+            self.acknowledge("resume")
+
+    def _take_files(self) -> None:
+        assert self.folder is not None
+        for name in REQUESTS:
+            path = self.folder / name
+            if path.exists():
+                path.unlink(missing_ok=True)
+                self.pending.add(name)
+                self.acknowledge(name)
+
+    def take(self, name: str) -> bool:
+        """True once for each request of that name."""
+        if name in self.pending:
+            self.pending.discard(name)
+            return True
+        return False
+
+    @property
+    def leaving(self) -> bool:
+        return bool(self.pending & {"stop", "finish"})
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_BY_SIGNAL.get(self.signal, 0) if self.signal is not None else 0
