@@ -7,8 +7,6 @@ holds what is not a problem: progress, plans, results.
 
 from __future__ import annotations
 
-import locale
-import os
 import string
 import tomllib
 from collections.abc import Iterable
@@ -16,13 +14,13 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
+from .language import LANGUAGES as LANGUAGES
+from .language import language as language
+from .language import use_language as use_language
 from .problems import Problem, errors
 
-LANGUAGES = ("en", "zh")
-EXIT_CODES = {"1": 2, "2": 3, "3": 4, "4": 2, "5": 2, "6": 5, "7": 75}
-"""First digit of a code -> exit code: config, data, machine, model, run folder, guard, device lost."""
-
-_language: str | None = None
+EXIT_CODES = {"1": 2, "2": 3, "3": 4, "4": 2, "5": 2, "6": 5, "7": 75, "9": 1}
+"""First digit of a code -> exit code: config, data, machine, model, run folder, guard, device lost, bug."""
 
 
 class _Formatter(string.Formatter):
@@ -42,22 +40,6 @@ def _texts(language: str) -> dict[str, Any]:
             merged["say"].update(table.pop("say", {}))
             merged.update(table)
     return merged
-
-
-def language() -> str:
-    """The language in use: what ``use_language`` said, else ``LORA_SCRIPTS_LANG``, else the locale's."""
-    if _language is not None:
-        return _language
-    for name in ("LORA_SCRIPTS_LANG", "LC_ALL", "LC_MESSAGES", "LANG"):
-        if value := os.environ.get(name):
-            return "zh" if value.lower().startswith("zh") else "en"
-    system = locale.getlocale()[0] or ""
-    return "zh" if system.lower().startswith(("zh", "chinese")) else "en"
-
-
-def use_language(name: str | None) -> None:
-    global _language
-    _language = name
 
 
 def codes() -> list[str]:
@@ -100,7 +82,7 @@ def render(problem: Problem, lang: str | None = None) -> str:
 def exit_code(problems: Iterable[Problem]) -> int:
     """The exit code of the gravest kind of error: machine before config before data; 0 without errors."""
     found = {EXIT_CODES[problem.code[2]] for problem in errors(problems)}
-    for code in (75, 5, 4, 2, 3):
+    for code in (1, 75, 5, 4, 2, 3):
         if code in found:
             return code
     return 0
