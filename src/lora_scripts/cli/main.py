@@ -1,0 +1,172 @@
+"""The command line: one file per command, imported when it is asked for.
+
+A command ``name`` is the function of that name in ``cli/<name>.py``; its one-line help is the sentence
+``cli.<name>`` of the catalogue. A command module imports typer and ``core`` only, and the heavy rooms inside
+its function, so that ``--help`` stays light.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, MutableMapping, Sequence
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command_from_info
+from typer.models import CommandInfo
+
+from lora_scripts import __version__
+from lora_scripts.core.catalogue import LANGUAGES, exit_code, say, use_language
+from lora_scripts.core.problems import Problem, ProblemsError
+
+from .console import print_problems, print_usage_error, save_crash, speak_unicode
+
+COMMANDS = ("train", "check", "generate", "inspect", "explain", "schema", "logs", "env")
+OUR_BUG, INTERRUPTED = 1, 130
+
+
+class UnknownCommand(typer.TyperException):
+    """A word where a command is expected; the message is the word."""
+
+    exit_code = 2
+
+
+class _Commands(MutableMapping[str, Any]):
+    """The commands by name; looking one up imports its file."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._loaded:
+            if name not in COMMANDS:
+                raise KeyError(name)
+            function = getattr(import_module(f"lora_scripts.cli.{name}"), name)
+            info = CommandInfo(name, callback=function, help=say(f"cli.{name}"), no_args_is_help=False)
+            self._loaded[name] = get_command_from_info(
+                info, pretty_exceptions_short=True, rich_markup_mode="rich"
+            )
+        return self._loaded[name]
+
+    def __setitem__(self, name: str, command: Any) -> None:
+        self._loaded[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+class _Group(TyperGroup):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = _Commands()
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            raise UnknownCommand(args[0])
+        return super().resolve_command(ctx, args)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lora-scripts {__version__}")
+        raise typer.Exit
+
+
+def _set_language(name: str | None) -> str | None:
+    if name is not None:
+        if name not in LANGUAGES:
+            raise typer.BadParameter(say("cli.lang.known", known=", ".join(LANGUAGES)))
+        use_language(name)
+    return name
+
+
+def build() -> typer.Typer:
+    """The application, with its help in the language in use."""
+    application = typer.Typer(
+        name="lora-scripts",
+        cls=_Group,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+    )
+    lang = typer.Option(
+        None, "--lang", metavar="|".join(LANGUAGES), callback=_set_language, is_eager=True, help=say("cli.lang")
+    )
+    version = typer.Option(False, "--version", callback=_show_version, is_eager=True, help=say("cli.version"))
+
+    @application.callback(help=say("cli.help"))
+    def options(lang: str | None = lang, version: bool = version) -> None:
+        """What can be asked before any command: both options act as soon as they are read."""
+
+    return application
+
+
+app = build()
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Carries out one command line (default: the process's) and returns its exit code.
+
+    What is wrong is said on stderr in the user's language; a traceback is only ever written to a file.
+    """
+    speak_unicode()
+    given = _language_first(list(sys.argv[1:] if arguments is None else arguments))
+    try:
+        result = build()(args=given, prog_name="lora-scripts", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except ProblemsError as error:
+        print_problems(error.problems)
+        return exit_code(error.problems)
+    except typer.TyperException as error:
+        print_usage_error(error)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        _silence_stdout()
+        return 0
+    except Exception as error:  # the end of any bug of ours: named, kept in a file, never shown as a traceback
+        told = {"error": f"{type(error).__name__}: {error}", "path": str(save_crash(error))}
+        print_problems([Problem("LS9001", told)])
+        return OUR_BUG
+
+
+def _language_first(arguments: list[str]) -> list[str]:
+    """Moves ``--lang`` to the front: it works after a command as well, and help speaks it too."""
+    head: list[str] = []
+    rest = list(arguments)
+    while (at := _position(rest)) is not None:
+        length = 1 if "=" in rest[at] else 2
+        head, rest = rest[at : at + length], rest[:at] + rest[at + length :]
+    name = head[-1].partition("=")[2] if len(head) == 1 else head[1] if head else None
+    if name in LANGUAGES:
+        use_language(name)
+    return head + rest
+
+
+def _position(arguments: list[str]) -> int | None:
+    for at, word in enumerate(arguments):
+        if word == "--":
+            return None
+        if word == "--lang" or word.startswith("--lang="):
+            return at
+    return None
+
+
+def _silence_stdout() -> None:
+    """The reader of our output is gone: Python must not stumble over it again while it closes."""
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    sys.exit(run())
