@@ -47,7 +47,7 @@ def print_usage_error(error: Any) -> None:
     """A command line that cannot be understood, in the user's language, with where to look."""
     context = getattr(error, "ctx", None)
     kind = type(error).__name__
-    if kind == "NoArgsIsHelpError":
+    if kind == "NoArgsIsHelpError" and context is not None:
         print(context.get_help(), file=sys.stderr)
         return
     print(_usage_sentence(error, kind, context), file=sys.stderr)

@@ -97,8 +97,9 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
         add_completion=False,
     )
+    choice = "|".join(LANGUAGES)
     lang = typer.Option(
-        None, "--lang", metavar="|".join(LANGUAGES), callback=_set_language, is_eager=True, help=say("cli.lang")
+        None, "--lang", metavar=choice, callback=_set_language, is_eager=True, help=say("cli.lang")
     )
     version = typer.Option(False, "--version", callback=_show_version, is_eager=True, help=say("cli.version"))
 
@@ -133,7 +134,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _silence_stdout()
         return 0
-    except Exception as error:  # the end of any bug of ours: named, kept in a file, never shown as a traceback
+    except Exception as error:  # any bug of ours ends here: named, kept in a file, never a traceback
         told = {"error": f"{type(error).__name__}: {error}", "path": str(save_crash(error))}
         print_problems([Problem("LS9001", told)])
         return OUR_BUG

@@ -1,0 +1,118 @@
+"""Files and folders that a configuration names: there, of the right kind, writable, with room."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from lora_scripts.config.schema import RunConfig
+from lora_scripts.core.lookup import did_you_mean
+from lora_scripts.core.problems import Problem
+from lora_scripts.preflight.machine import Machine, existing_parent
+
+WEIGHT_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
+MAX_SIBLINGS = 5000
+SMALL_RUN = 200 * 2**20
+BYTES_PER_RANK = 40 * 2**20
+"""Five checkpoints and exports of one rank of a Stable Diffusion LoRA, with the optimizer's state."""
+
+
+def check_paths(machine: Machine, config: RunConfig) -> list[Problem]:
+    problems = _folder("train_data_dir", config.train_data_dir)
+    if config.metadata_path is not None:
+        problems += _file("metadata_path", config.metadata_path)
+    if config.validation.data_dir is not None:
+        problems += _folder("validation.data_dir", config.validation.data_dir)
+    if looks_local(config.base_model):
+        problems += _exists("base_model", config.base_model)
+    for name, text in config.components.items():
+        if looks_local(text):
+            problems += _exists(f"components.{name}", text)
+    return problems + _output(machine, config)
+
+
+def looks_local(text: str) -> bool:
+    """Whether a model's name is a path: a hub id is ``owner/name``, and ``builtin:`` is neither."""
+    if text.startswith("builtin:"):
+        return False
+    if text.startswith((".", "/", "~")) or "\\" in text or re.match(r"[A-Za-z]:", text):
+        return True
+    if text.lower().endswith(WEIGHT_ENDINGS) or Path(text).exists():
+        return True
+    return text.count("/") != 1
+
+
+def needed_disk(config: RunConfig) -> int:
+    """Bytes that a run's folder will want at least: a floor, to refuse a disk that is as good as full."""
+    if config.base_model.startswith("builtin:"):
+        return SMALL_RUN
+    return SMALL_RUN + BYTES_PER_RANK * config.lora_rank * (2 if config.train_text_encoder else 1)
+
+
+def _exists(key: str, text: str) -> list[Problem]:
+    path = Path(text).expanduser()
+    if path.exists():
+        return []
+    told = {"key": key, "path": text}
+    if near := near_path(path):
+        return [Problem("LS1102", told | {"suggestion": near})]
+    return [Problem("LS1103" if key == "base_model" else "LS1101", told)]
+
+
+def _folder(key: str, text: str) -> list[Problem]:
+    if Path(text).expanduser().is_file():
+        return [Problem("LS1104", {"key": key, "path": text})]
+    return _exists(key, text)
+
+
+def _file(key: str, text: str) -> list[Problem]:
+    if Path(text).expanduser().is_dir():
+        return [Problem("LS1105", {"key": key, "path": text})]
+    return _exists(key, text)
+
+
+def near_path(path: Path) -> str | None:
+    """``path`` with its first missing part replaced by the sibling nearest in name, if that leads on."""
+    parent = existing_parent(path)
+    absolute = Path(os.path.abspath(path))
+    if parent == absolute:
+        return None
+    wrong, *rest = absolute.relative_to(parent).parts
+    try:
+        with os.scandir(parent) as entries:
+            names = [entry.name for _, entry in zip(range(MAX_SIBLINGS), entries, strict=False)]
+    except OSError:
+        return None
+    lowered = {name.lower(): name for name in names}
+    near = did_you_mean(wrong, lowered)
+    if near is None:
+        return None
+    found = parent.joinpath(lowered[near], *rest)
+    if not found.exists():
+        return None
+    return found.as_posix() if path.is_absolute() else _relative(found)
+
+
+def _relative(path: Path) -> str:
+    text = Path(os.path.relpath(path)).as_posix()
+    return text if text.startswith("..") else f"./{text}"
+
+
+def _output(machine: Machine, config: RunConfig) -> list[Problem]:
+    path = Path(config.output_dir).expanduser()
+    told = {"path": config.output_dir}
+    if not existing_parent(path).is_dir():
+        return [Problem("LS1106", {"path": str(existing_parent(path))})]
+    if path.resolve() == Path(config.train_data_dir).expanduser().resolve():
+        return [Problem("LS1107", told)]
+    if not machine.writable(path):
+        return [Problem("LS3014", told | {"folder": str(existing_parent(path))})]
+    needed, free = needed_disk(config), machine.free_disk(path)
+    if free < needed:
+        return [Problem("LS3015", told | {"needed": _mib(needed), "free": _mib(free)})]
+    return []
+
+
+def _mib(size: int) -> int:
+    return size // 2**20
