@@ -1,0 +1,96 @@
+"""What an adapter is to be: a value that names no library."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ..core.lookup import did_you_mean
+from ..core.problems import Problem, ProblemsError
+from ..families._base import Sheet
+
+
+@dataclass(frozen=True)
+class AdapterSpec:
+    """A LoRA: ``scale = alpha / rank``.
+
+    ``targets``: ``"auto"`` (the family's default), the name of a preset, or names and regular expressions.
+    """
+
+    rank: int
+    alpha: float
+    dropout: float = 0.0
+    targets: str | tuple[str, ...] = "auto"
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+
+def _matches(pattern: str, component: str, module: str) -> bool:
+    """A pattern fits a module by its whole name, by the end of it, or as a regular expression of either."""
+    full = f"{component}.{module}"
+    if pattern in (module, full) or module.endswith("." + pattern):
+        return True
+    return re.fullmatch(pattern, module) is not None or re.fullmatch(pattern, full) is not None
+
+
+def _by_list(
+    patterns: Iterable[str], modules: Mapping[str, Mapping[str, tuple[int, ...]]], components: Iterable[str]
+) -> dict[str, list[str]]:
+    matched: dict[str, list[str]] = {name: [] for name in components}
+    problems: list[Problem] = []
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            problems.append(Problem("LS4021", {"pattern": pattern, "reason": str(error)}))
+            continue
+        found = {c: [m for m in modules[c] if _matches(pattern, c, m)] for c in matched}
+        if not any(found.values()):
+            leaves = {m.rsplit(".", 1)[-1] for c in matched for m in modules[c]} - {"0", "2"}
+            near = did_you_mean(pattern, leaves, cutoff=50.0) or "to_q"
+            problems.append(Problem("LS4022", {"pattern": pattern, "near": near}))
+        for component, names in found.items():
+            matched[component] += names
+    if problems:
+        raise ProblemsError(problems)
+    return matched
+
+
+def match_targets(
+    sheet: Sheet,
+    modules: Mapping[str, Mapping[str, tuple[int, ...]]],
+    targets: str | Iterable[str],
+    *,
+    train_text_encoder: bool = False,
+) -> dict[str, list[str]]:
+    """Component -> names of the modules to adapt, in the model's own order.
+
+    ``modules`` is ``Description.modules``. Raises ProblemsError: LS4020 nothing matched or no such preset,
+    LS4021 a broken regular expression, LS4022 an entry that matches nothing.
+    """
+    components = [sheet.denoiser, *(sheet.text_encoders if train_text_encoder else ())]
+    preset = sheet.default_preset if targets == "auto" else targets
+    if isinstance(preset, str) and preset in sheet.target_presets:
+        table = sheet.target_presets[preset]
+        matched = {
+            c: [m for m in modules[c] if any(re.fullmatch(p, m) for p in table.get(c, ()))] for c in components
+        }
+    elif isinstance(preset, str):
+        near = did_you_mean(preset, sheet.target_presets) or sheet.default_preset
+        matched = {} if preset.isidentifier() else _by_list([preset], modules, components)
+        if not matched and any(preset == m.rsplit(".", 1)[-1] for c in components for m in modules[c]):
+            matched = _by_list([preset], modules, components)
+        if not matched:
+            raise ProblemsError(
+                Problem("LS4023", {"preset": preset, "near": near, "known": ", ".join(sheet.target_presets)})
+            )
+    else:
+        matched = _by_list(preset, modules, components)
+    ordered = {c: [m for m in modules[c] if m in set(names)] for c, names in matched.items()}
+    kept = {component: names for component, names in ordered.items() if names}
+    if not kept:
+        raise ProblemsError(Problem("LS4020", {"targets": str(targets), "preset": sheet.default_preset}))
+    return kept

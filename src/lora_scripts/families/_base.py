@@ -1,0 +1,202 @@
+"""What a family of base models is: a data sheet and a few verbs. The training loop knows this file only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from ..data.sample import Sample
+    from ._source import Source
+
+Item = Mapping[str, Any]
+"""One example after its stages: name -> tensor."""
+Batch = dict[str, Any]
+"""Several examples, collated: name -> CPU tensor with a leading batch axis."""
+PromptInputs = dict[str, Any]
+"""One encoded prompt: keyword of the Diffusers pipeline's call -> tensor with a leading axis of one."""
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """A feature that a family does not have, and why (a ``say`` key)."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Component:
+    """One part of a base model.
+
+    ``storage``: "asked" keeps it in the dtype that ``load`` is called with, "float32" always in full precision.
+    ``kohya``: prefix of its LoRA keys, None where it is never adapted. ``inner``: what kohya names carry in
+    front of the module's own name (CLIP: ``text_model.``), which newer libraries have dropped.
+    """
+
+    name: str
+    library: Literal["diffusers", "transformers"]
+    class_name: str
+    storage: Literal["asked", "float32"] = "asked"
+    kohya: str | None = None
+    inner: str = ""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The facts about a family that others read without loading anything.
+
+    ``target_presets``: preset -> component -> regular expressions that match whole module names.
+    ``base_versions`` (``ss_base_model_version``) and ``architectures`` (ModelSpec): by prediction type.
+    ``denoiser``: the component that predicts. ``tokenizers``: folder names of its tokenizers.
+    """
+
+    name: str
+    title: str
+    task: str
+    required_fields: tuple[str, ...]
+    components: Mapping[str, Component]
+    tokenizers: tuple[str, ...]
+    denoiser: str
+    target_presets: Mapping[str, Mapping[str, tuple[str, ...]]]
+    default_preset: str
+    base_versions: Mapping[str, str]
+    architectures: Mapping[str, str]
+    resolution: int
+    supports: Mapping[str, bool | Unsupported]
+
+    @property
+    def text_encoders(self) -> tuple[str, ...]:
+        """The components besides the denoiser that a LoRA can adapt."""
+        return tuple(n for n, part in self.components.items() if part.kohya and n != self.denoiser)
+
+
+@dataclass(frozen=True)
+class Description:
+    """A base model, known from its configuration alone (modules on the meta device, no weights read).
+
+    ``resolution`` and ``size_multiple`` are in pixels. ``modules``: component -> module name -> shape of its
+    weight, for every linear layer and 2-D convolution. ``parameters``: component -> number of parameters.
+    """
+
+    source: Source
+    family: str
+    resolution: int
+    size_multiple: int
+    prediction_type: str
+    fingerprint: Mapping[str, Any]
+    parameters: Mapping[str, int]
+    modules: Mapping[str, Mapping[str, tuple[int, ...]]]
+
+
+@dataclass
+class Model:
+    """A loaded base, frozen. ``modules``: component -> module; one that was released is absent, its
+    configuration and hash stay. ``schedule``: the noise schedule to train on."""
+
+    family: Family
+    description: Description
+    modules: dict[str, nn.Module]
+    tokenizers: dict[str, Any]
+    scheduler_config: dict[str, Any]
+    schedule: Any
+    configs: Mapping[str, Mapping[str, Any]]
+    device: torch.device
+    dtype: torch.dtype
+    hashes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def denoiser(self) -> nn.Module:
+        return self.modules[self.family.sheet.denoiser]
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.tokenizers[self.family.sheet.tokenizers[0]]
+
+    def component_hash(self, name: str) -> str:
+        """Content hash of a component's weights (SHA-256, hex), so that caches are keyed by what they hold."""
+        if name not in self.hashes:
+            from ._components import hash_of_module
+
+            self.hashes[name] = hash_of_module(self.modules[name])
+        return self.hashes[name]
+
+    def release(self, *names: str) -> None:
+        """Lets go of components that nobody needs any more; their hash stays known."""
+        for name in names:
+            if name in self.modules:
+                self.component_hash(name)
+                del self.modules[name]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One cacheable step from a sample to what the loss needs.
+
+    ``key``: content key of a sample's result. ``group``: samples of one group may run in one call.
+    ``run``: at most ``batch_size`` samples of one group -> one dict of CPU tensors for each.
+    ``components``: the parts that must be loaded while it runs.
+    """
+
+    name: str
+    components: tuple[str, ...]
+    key: Callable[[Sample], str]
+    group: Callable[[Sample], Hashable]
+    run: Callable[[list[Sample]], list[dict[str, Any]]]
+    batch_size: int = 1
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The random part of one example in one epoch. ``timestep``: fixed, for validation; else it is drawn."""
+
+    seed: int
+    timestep: int | None = None
+
+
+class Family(Protocol):
+    """The verbs of a family. Add one only when two families need it."""
+
+    sheet: Sheet
+
+    def recognises(self, names: Mapping[str, tuple[int, ...]]) -> bool:
+        """Whether weights with these names and shapes are this family's. Reads nothing, imports nothing."""
+        ...
+
+    def describe(
+        self, source: Source, *, components: Mapping[str, str] | None = None, prediction_type: str = "auto"
+    ) -> Description: ...
+
+    def load(
+        self,
+        source: Source,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        components: Mapping[str, str] | None = None,
+        prediction_type: str = "auto",
+    ) -> Model: ...
+
+    def stages(
+        self,
+        model: Model,
+        *,
+        cache_dtype: torch.dtype | None = None,
+        background: str = "white",
+        trained: Collection[str] = (),
+    ) -> list[Stage]: ...
+
+    def collate(self, model: Model, items: Sequence[Item], draws: Sequence[Draw]) -> Batch: ...
+
+    def predict(self, model: Model, batch: Batch) -> Tensor: ...
+
+    def target(self, model: Model, batch: Batch) -> Tensor: ...
+
+    def prompts(self, model: Model, texts: Sequence[str]) -> list[PromptInputs]: ...
+
+    def pipeline(self, model: Model) -> Any: ...
+
+    def names(self, component: str, module_name: str) -> str: ...

@@ -1,0 +1,247 @@
+"""What Stable Diffusion and its successors share: noise, targets, batches, prediction, pipeline.
+
+A family derives from ``LatentDiffusion`` and states its sheet, its single-file layout and how it reads text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import _loading
+from ._base import Batch, Description, Draw, Item, Model, PromptInputs, Sheet, Stage
+from ._signatures import signature
+from ._single_file import Layout
+from ._source import Source
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+LOGVAR_RANGE = (-30.0, 20.0)
+"""Diffusers' ``DiagonalGaussianDistribution`` clamps the log-variance so; ours must sample the same way."""
+
+
+class LatentDiffusion:
+    """A family of U-Nets that denoise a VAE's latents; epsilon or v prediction on a DDPM schedule."""
+
+    sheet: Sheet
+    layouts: Mapping[str, Layout]
+    scheduler: Mapping[str, Any]
+    pipeline_class: str
+
+    # -- told by each family ------------------------------------------------------------------------------
+
+    def tokenizers(self, source: Source) -> dict[str, Any]:
+        """Tokenizer folder name -> tokenizer, from the source or, for a single file, the family's own."""
+        raise LookupError(f"{type(self).__name__} names no tokenizers")
+
+    def embed(self, model: Model, ids: Tensor) -> dict[str, Tensor]:
+        """Token numbers (B, 77) -> the denoiser's text inputs; differentiable, for trained encoders."""
+        raise LookupError(f"{type(self).__name__} reads no text")
+
+    # -- description and loading --------------------------------------------------------------------------
+
+    def recognises(self, names: Mapping[str, tuple[int, ...]]) -> bool:
+        return signature(names) == self.sheet.name
+
+    def describe(
+        self, source: Source, *, components: Mapping[str, str] | None = None, prediction_type: str = "auto"
+    ) -> Description:
+        """What the base is, from configurations and headers.
+
+        Raises ProblemsError: LS4010 a special-purpose U-Net, LS4011 a part is missing, LS4013 pickled weights,
+        LS4015 an unknown component, LS4017 an unknown prediction type.
+        """
+        return _loading.describe(self, source, components, prediction_type)
+
+    def load(
+        self,
+        source: Source,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        components: Mapping[str, str] | None = None,
+        prediction_type: str = "auto",
+    ) -> Model:
+        """The frozen base in ``dtype`` (default float32; the VAE always in float32), memory-mapped, offline.
+
+        Raises what ``describe`` raises, and LS4012 where weights do not fit.
+        """
+        return _loading.load(self, source, device, dtype, components, prediction_type)
+
+    def resolution(self, configs: Mapping[str, Mapping[str, Any]], source: Source) -> int:
+        """Side in pixels of the square that the base was trained on."""
+        if source.kind == "file":
+            return self.sheet.resolution
+        size = configs[self.sheet.denoiser].get("sample_size") or 0
+        side = size if isinstance(size, int) else max(size)
+        return side * self.factor(configs) or self.sheet.resolution
+
+    def factor(self, configs: Mapping[str, Mapping[str, Any]]) -> int:
+        """Pixels for one latent, along a side."""
+        return int(2 ** (len(configs["vae"]["block_out_channels"]) - 1))
+
+    def size_multiple(self, configs: Mapping[str, Mapping[str, Any]]) -> int:
+        """Pixels that width and height are multiples of, so that every level of the U-Net halves evenly."""
+        return int(self.factor(configs) * 2 ** (len(configs[self.sheet.denoiser]["block_out_channels"]) - 1))
+
+    # -- stages -------------------------------------------------------------------------------------------
+
+    def stages(
+        self,
+        model: Model,
+        *,
+        cache_dtype: torch.dtype | None = None,
+        background: str = "white",
+        trained: Collection[str] = (),
+    ) -> list[Stage]:
+        """Latents, then text. ``trained``: components that get an adapter, so their outputs are not cached."""
+        import torch
+
+        from . import _stages
+
+        dtype = cache_dtype or torch.float32
+        text = any(name in trained for name in self.sheet.text_encoders)
+        return [
+            _stages.latents_stage(model, dtype, background),
+            _stages.ids_stage(model) if text else _stages.text_stage(model, dtype),
+        ]
+
+    def prompts(self, model: Model, texts: Sequence[str]) -> list[PromptInputs]:
+        """Each text as keywords of the pipeline's call; the negative ones get ``negative_`` in front."""
+        import torch
+
+        from ._stages import token_ids
+
+        with torch.no_grad():
+            return [{"prompt_embeds": self.embed(model, token_ids(model, [text]))["text"]} for text in texts]
+
+    # -- the training step --------------------------------------------------------------------------------
+
+    def schedule(self, config: Mapping[str, Any]) -> Any:
+        """The noise schedule to train on (Diffusers' DDPM with the base's betas)."""
+        from diffusers import DDPMScheduler
+
+        return DDPMScheduler.from_config(dict(config))
+
+    def draw_timestep(self, model: Model, generator: torch.Generator) -> int:
+        import torch
+
+        steps = model.schedule.config.num_train_timesteps
+        return int(torch.randint(0, steps, (1,), generator=generator).item())
+
+    def scale_latents(self, model: Model, latents: Tensor) -> Tensor:
+        """VAE latents as the denoiser sees them: shifted and scaled by the VAE's own numbers."""
+        config: Any = self.vae_config(model)
+        return (latents - (config.get("shift_factor") or 0.0)) * config["scaling_factor"]
+
+    def vae_config(self, model: Model) -> Mapping[str, Any]:
+        """The VAE's configuration, which stays known when the VAE has left memory."""
+        config: Mapping[str, Any] = model.configs["vae"]
+        return config
+
+    def collate(self, model: Model, items: Sequence[Item], draws: Sequence[Draw]) -> Batch:
+        """Items of one size -> CPU batch: ``latents`` (B, C, h, w) sampled and scaled, ``noise``, ``timesteps``
+        (B,) and the text inputs. Each draw's generator yields latent sample, noise, time step, in this order.
+        """
+        import torch
+
+        latents, noises, timesteps = [], [], []
+        for item, draw in zip(items, draws, strict=True):
+            generator = torch.Generator("cpu").manual_seed(draw.seed)
+            mean, logvar = item["latents"].float().chunk(2, dim=0)
+            spread = torch.exp(0.5 * logvar.clamp(*LOGVAR_RANGE))
+            latents.append(mean + spread * torch.randn(mean.shape, generator=generator))
+            noises.append(torch.randn(mean.shape, generator=generator))
+            drawn = self.draw_timestep(model, generator)
+            timesteps.append(drawn if draw.timestep is None else draw.timestep)
+        batch: Batch = {
+            "latents": self.scale_latents(model, torch.stack(latents)),
+            "noise": torch.stack(noises),
+            "timesteps": torch.tensor(timesteps, dtype=torch.long),
+        }
+        for name in sorted(set(items[0]) - {"latents"}):
+            batch[name] = torch.stack([item[name] for item in items])
+        return batch
+
+    def noisy(self, model: Model, batch: Batch) -> Tensor:
+        """Latents with noise added for their time steps, float32 on the model's device."""
+        noised: Tensor = model.schedule.add_noise(
+            batch["latents"].to(model.device), batch["noise"].to(model.device), batch["timesteps"].to(model.device)
+        )
+        return noised
+
+    def predict(self, model: Model, batch: Batch) -> Tensor:
+        """The denoiser's output (B, C, h, w) in float32. Autocast, if any, is the caller's."""
+        inputs = self.noisy(model, batch).to(model.dtype)
+        steps = batch["timesteps"].to(model.device)
+        if "ids" in batch:
+            text = self.embed(model, batch["ids"])
+        else:
+            text = {n: t.to(model.device) for n, t in batch.items() if n not in ("latents", "noise", "timesteps")}
+        return self.denoise(model, inputs, steps, text).float()
+
+    def denoise(self, model: Model, inputs: Tensor, steps: Tensor, text: Mapping[str, Tensor]) -> Tensor:
+        """One call of the denoiser."""
+        output: Tensor = model.denoiser(
+            inputs, steps, encoder_hidden_states=text["text"].to(model.dtype), return_dict=False
+        )[0]
+        return output
+
+    def target(self, model: Model, batch: Batch) -> Tensor:
+        """What ``predict`` should have said, float32: the noise, or v = alpha * noise - sigma * latents
+        (Salimans and Ho 2022, arXiv:2202.00512)."""
+        latents, noise = batch["latents"].to(model.device), batch["noise"].to(model.device)
+        if model.description.prediction_type == "epsilon":
+            wanted: Tensor = noise
+        else:
+            wanted = model.schedule.get_velocity(latents, noise, batch["timesteps"].to(model.device))
+        return wanted
+
+    # -- use ----------------------------------------------------------------------------------------------
+
+    def pipeline(self, model: Model) -> Any:
+        """Diffusers' own pipeline over the model's parts (absent ones are None), with DPM-Solver++."""
+        import diffusers
+
+        modules: dict[str, Any] = {name: model.modules.get(name) for name in self.sheet.components}
+        scheduler = diffusers.DPMSolverMultistepScheduler.from_config(model.scheduler_config)
+        pipe = getattr(diffusers, self.pipeline_class)(
+            **modules, **model.tokenizers, scheduler=scheduler, **self.pipeline_extras()
+        )
+        pipe.set_progress_bar_config(disable=True)
+        if modules["vae"] is not None:
+            _decode_any_dtype(modules["vae"])
+        return pipe
+
+    def pipeline_extras(self) -> dict[str, Any]:
+        return {}
+
+    def set_gradient_checkpointing(self, model: Model, on: bool) -> None:
+        """Recomputes activations in the backward pass: slower, with much less memory; the values are equal."""
+        for name in (self.sheet.denoiser, *self.sheet.text_encoders):
+            module: Any = model.modules.get(name)
+            if module is None:
+                continue
+            switch: Callable[..., object]
+            if self.sheet.components[name].library == "diffusers":
+                switch = module.enable_gradient_checkpointing if on else module.disable_gradient_checkpointing
+            else:
+                switch = module.gradient_checkpointing_enable if on else module.gradient_checkpointing_disable
+            switch()
+
+    def names(self, component: str, module_name: str) -> str:
+        """The kohya name of a module, without ``.lora_down.weight``; one-to-one over a model's modules."""
+        part = self.sheet.components[component]
+        inner = "" if module_name.startswith(part.inner) else part.inner
+        return f"{part.kohya}_{(inner + module_name).replace('.', '_')}"
+
+
+def _decode_any_dtype(vae: Any) -> None:
+    """Pipelines hand over latents in the denoiser's dtype; the VAE stays in float32, so its first layer casts."""
+    first = getattr(vae, "post_quant_conv", None) or vae.decoder.conv_in
+    if getattr(first, "_casts_inputs", False):
+        return
+    first.register_forward_pre_hook(lambda layer, inputs: (inputs[0].to(layer.weight.dtype), *inputs[1:]))
+    first._casts_inputs = True

@@ -1,0 +1,77 @@
+"""The header of a ``.safetensors`` file: names, shapes and metadata without reading a single weight."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..core.catalogue import say
+from ..core.problems import Location, Problem, ProblemsError
+
+MAX_HEADER = 100_000_000
+"""Bytes; the safetensors library's own limit."""
+
+BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
+"""Bytes of one element by the header's dtype name; the rest (F8_E4M3, F8_E5M2, I8, U8, BOOL) take one."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """``shapes`` and ``dtypes`` by tensor name; ``metadata`` is the file's ``__metadata__``."""
+
+    path: Path
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, str]
+    metadata: Mapping[str, str]
+    data_start: int
+    size: int
+
+
+def _stop(code: str, path: Path, **params: object) -> ProblemsError:
+    return ProblemsError(Problem(code, {"path": str(path), **params}, where=Location(str(path))))
+
+
+def _refuse_what_it_is(path: Path, start: bytes) -> None:
+    """Says what a file that is no safetensors file is, from its first bytes; a pickle is never opened."""
+    if start.startswith(b"PK\x03\x04") or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"):
+        raise _stop("LS4003", path)
+    for magic, kind in (
+        (b"GGUF", "gguf"),
+        (b"version https://git-lfs", "lfs"),
+        (b"<!DOCTYPE", "html"),
+        (b"<!doctype", "html"),
+        (b"<html", "html"),
+    ):
+        if start.startswith(magic):
+            raise _stop("LS4004", path, kind=say(f"model.content.{kind}"))
+
+
+def read_header(path: Path) -> Header:
+    """The header of ``path``, checked against the file's length.
+
+    Raises ProblemsError: LS4003 a pickle, LS4004 something else, LS4005 cut short or damaged.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as handle:
+        start = handle.read(64)
+        _refuse_what_it_is(path, start)
+        length = int.from_bytes(start[:8], "little")
+        if size < 8 or start[8:9] != b"{" or length > MAX_HEADER:
+            raise _stop("LS4004", path, kind=say("model.content.unknown"))
+        if 8 + length > size:
+            raise _stop("LS4005", path, size=size, expected=8 + length)
+        handle.seek(8)
+        raw = handle.read(length)
+    try:
+        table = json.loads(raw)
+        metadata = table.pop("__metadata__", {})
+        shapes = {name: tuple(entry["shape"]) for name, entry in table.items()}
+        dtypes = {name: str(entry["dtype"]) for name, entry in table.items()}
+        end = max((int(entry["data_offsets"][1]) for entry in table.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise _stop("LS4004", path, kind=say("model.content.unknown")) from error
+    if 8 + length + end > size:
+        raise _stop("LS4005", path, size=size, expected=8 + length + end)
+    return Header(path, shapes, dtypes, metadata, 8 + length, size)

@@ -1,0 +1,59 @@
+"""A base model named by a hub id: from the local cache, else downloaded, weights in safetensors only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..core.problems import Problem, ProblemsError
+
+SKIPPED = ("safety_checker", "feature_extractor", "image_encoder")
+PATIENCE = 10.0
+"""Seconds that the hub has for its first answer."""
+TEXTS = (".json", ".txt", ".model")
+
+
+def wanted(files: Iterable[str]) -> list[str]:
+    """What to download of a repository's ``files``: configurations, tokenizers, one variant of the weights."""
+    names = sorted(files)
+    chosen = [name for name in names if name == "model_index.json"]
+    folders = sorted({name.split("/")[0] for name in names if name.count("/") == 1} - set(SKIPPED))
+    for folder in folders:
+        inside = [name for name in names if name.startswith(folder + "/")]
+        weights = [name for name in inside if name.endswith(".safetensors")]
+        plain = [n for n in weights if not any(f".{v}" in n for v in ("fp16", "bf16", "non_ema", "ema"))]
+        chosen += [name for name in inside if name.endswith(TEXTS)]
+        chosen += plain or [name for name in weights if ".fp16" in name]
+    return chosen
+
+
+def complete(folder: Path) -> bool:
+    """Whether every part that the folder's index names has its weights; an interrupted download has not."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        return False
+    parts = [name for name, value in json.loads(index.read_text("utf-8")).items() if isinstance(value, list)]
+    models = [name for name in parts if name not in SKIPPED and (folder / name / "config.json").is_file()]
+    return bool(models) and all(any((folder / name).glob("*.safetensors")) for name in models)
+
+
+def fetch(repo: str) -> Path:
+    """The local snapshot folder of ``repo``; ProblemsError LS4006 where it is neither cached nor reachable."""
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
+
+    try:
+        local = Path(snapshot_download(repo, local_files_only=True))
+        if complete(local):
+            return local
+    except (LocalEntryNotFoundError, OSError):
+        pass
+    try:
+        listing = HfApi().model_info(repo, timeout=PATIENCE)
+        files = wanted(entry.rfilename for entry in listing.siblings or [])
+        return Path(snapshot_download(repo, revision=listing.sha, allow_patterns=files))
+    except (HTTPError, OSError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        params = {"repo": repo, "endpoint": constants.ENDPOINT, "reason": reason}
+        raise ProblemsError(Problem("LS4006", params)) from error

@@ -1,0 +1,148 @@
+"""From a source to a description or a loaded model, the same way for every family of picture models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..core.lookup import did_you_mean
+from ..core.problems import Location, Problem, ProblemsError
+from . import _components as parts
+from . import _single_file as single
+from ._base import Component, Description, Model
+from ._source import Source
+
+if TYPE_CHECKING:
+    import torch
+
+    from ._diffusion import LatentDiffusion
+
+PREDICTIONS = ("epsilon", "v_prediction")
+
+
+def _sources(family: LatentDiffusion, source: Source, components: Mapping[str, str] | None) -> dict[str, Source]:
+    """Component -> where it comes from. ProblemsError LS4015 for a component that the family has not."""
+    known = family.sheet.components
+    wrong = [name for name in components or {} if name not in known]
+    if wrong:
+        raise ProblemsError(
+            Problem(
+                "LS4015",
+                {"component": name, "known": ", ".join(known), "near": did_you_mean(name, known) or next(iter(known))},
+            )
+            for name in wrong
+        )
+    chosen = {name: parts.override(name, place) for name, place in (components or {}).items()}
+    return {name: chosen.get(name, source) for name in known}
+
+
+def _config(family: LatentDiffusion, part: Component, source: Source) -> dict[str, Any]:
+    if source.path.is_dir():
+        return parts.config_in(parts.folder_of(part, source))
+    return single.config_of(part, family.layouts[part.name], source)
+
+
+def _scheduler(family: LatentDiffusion, source: Source, prediction_type: str) -> dict[str, Any]:
+    """The noise schedule's configuration with the prediction type settled: asked for, else as the base says."""
+    config = dict(family.scheduler)
+    if source.kind == "folder":
+        config = json.loads((source.path / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+    elif "v_pred" in source.shapes or source.metadata.get("modelspec.prediction_type") == "v":
+        config["prediction_type"] = "v_prediction"
+    if "ztsnr" in source.shapes:
+        config["rescale_betas_zero_snr"] = True
+    if prediction_type != "auto":
+        config["prediction_type"] = prediction_type
+    config.setdefault("prediction_type", "epsilon")
+    if config["prediction_type"] not in PREDICTIONS:
+        params = {"found": config["prediction_type"], "known": ", ".join(PREDICTIONS)}
+        raise ProblemsError(Problem("LS4017", params, Location(str(source.path))))
+    return config
+
+
+def _check(family: LatentDiffusion, source: Source, configs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuses a denoiser that wants more than noisy latents, naming what it is. ProblemsError LS4010."""
+    taken = configs[family.sheet.denoiser].get("in_channels")
+    latent = configs["vae"].get("latent_channels", taken)
+    if taken != latent:
+        kind = {9: "inpainting", 8: "instruct-pix2pix", 5: "depth", 7: "upscaler"}.get(taken or 0, "special")
+        params = {"kind": kind, "channels": taken, "expected": latent, "path": str(source.path)}
+        raise ProblemsError(Problem("LS4010", params, Location(str(source.path))))
+
+
+def _described(
+    family: LatentDiffusion, source: Source, configs: dict[str, dict[str, Any]], modules: dict[str, Any], kind: str
+) -> Description:
+    return Description(
+        source=source,
+        family=family.sheet.name,
+        resolution=family.resolution(configs, source),
+        size_multiple=family.size_multiple(configs),
+        prediction_type=kind,
+        fingerprint=source.fingerprint(),
+        parameters={name: sum(p.numel() for p in module.parameters()) for name, module in modules.items()},
+        modules={name: parts.weight_shapes(module) for name, module in modules.items()},
+    )
+
+
+def _prepare(
+    family: LatentDiffusion, source: Source, components: Mapping[str, str] | None, prediction_type: str
+) -> tuple[dict[str, Source], dict[str, Any], dict[str, Any], Description]:
+    places = _sources(family, source, components)
+    denoiser = family.sheet.denoiser
+    configs = {denoiser: _config(family, family.sheet.components[denoiser], places[denoiser])}
+    problems: list[Problem] = []
+    for name, part in family.sheet.components.items():
+        try:
+            configs.setdefault(name, {}).update(_config(family, part, places[name]))
+        except ProblemsError as error:
+            problems += error.problems
+    if problems:
+        raise ProblemsError(problems)
+    _check(family, source, configs)
+    scheduler = _scheduler(family, source, prediction_type)
+    modules = {name: parts.build(part, configs[name]) for name, part in family.sheet.components.items()}
+    return places, modules, scheduler, _described(family, source, configs, modules, scheduler["prediction_type"])
+
+
+def describe(
+    family: LatentDiffusion, source: Source, components: Mapping[str, str] | None, prediction_type: str
+) -> Description:
+    return _prepare(family, source, components, prediction_type)[3]
+
+
+def load(
+    family: LatentDiffusion,
+    source: Source,
+    device: torch.device | str,
+    dtype: torch.dtype | None,
+    components: Mapping[str, str] | None,
+    prediction_type: str,
+) -> Model:
+    import torch
+
+    from ._attention import choose_attention
+
+    place = torch.device(device)
+    asked = dtype or torch.float32
+    places, modules, scheduler, description = _prepare(family, source, components, prediction_type)
+    for name, part in family.sheet.components.items():
+        kept = torch.float32 if part.storage == "float32" else asked
+        if places[name].path.is_dir():
+            modules[name] = parts.load_folder(part, parts.folder_of(part, places[name]), kept)
+        else:
+            single.load(part, family.layouts[name], places[name], modules[name], device=place, dtype=kept)
+        modules[name] = parts.freeze(modules[name], place)
+    choose_attention(modules[family.sheet.denoiser], place, asked)
+    return Model(
+        family=family,
+        description=description,
+        modules=modules,
+        tokenizers=family.tokenizers(source),
+        scheduler_config=scheduler,
+        schedule=family.schedule(scheduler),
+        configs={name: parts.config_of(module) for name, module in modules.items()},
+        device=place,
+        dtype=asked,
+    )

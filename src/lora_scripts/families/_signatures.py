@@ -1,0 +1,70 @@
+"""What weights are, told from their names and shapes alone, so that a wrong file can be named to the user."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+TITLES = {
+    "lora": "LoRA",
+    "embedding": "textual inversion embedding",
+    "sdxl": "Stable Diffusion XL",
+    "sdxl_refiner": "Stable Diffusion XL Refiner",
+    "sd3": "Stable Diffusion 3",
+    "flux": "FLUX",
+    "sd2": "Stable Diffusion 2.x",
+    "sd15": "Stable Diffusion 1.x",
+    "vae": "VAE",
+    "clip": "CLIP",
+    "controlnet": "ControlNet",
+    "causal_lm": "language model",
+}
+
+
+def _first(names: Shapes, *endings: str) -> tuple[int, ...] | None:
+    return next((shape for name, shape in names.items() if name.endswith(endings)), None)
+
+
+def _denoiser(names: Shapes) -> str | None:
+    """sd15, sd2, sdxl or the refiner: told apart by structure, never by size."""
+    unet = [n for n in names if "input_blocks." in n or "down_blocks." in n]
+    if not any("attn2.to_k.weight" in n for n in unet):
+        return None
+    extra = _first(names, "label_emb.0.0.weight", "add_embedding.linear_1.weight")
+    context = _first(names, "attn2.to_k.weight")
+    if extra is not None:
+        return "sdxl_refiner" if context and context[1] == 1280 else "sdxl"
+    project = _first(names, "transformer_blocks.0.attn2.to_k.weight") and _first(names, "proj_in.weight")
+    return "sd2" if project is not None and len(project) == 2 else "sd15"
+
+
+def signature(names: Shapes) -> str | None:
+    """A key of ``TITLES``, or None for weights of no known kind."""
+    if any(n.endswith((".lora_down.weight", ".lora_A.weight", ".lora.down.weight", "_lora.down.weight"))
+           or ".hada_" in n or ".lokr_" in n for n in names):
+        return "lora"
+    if len(names) <= 4 and ("emb_params" in names or "clip_l" in names or all(len(s) == 2 for s in names.values())):
+        return "embedding" if names else None
+    if any("joint_blocks." in n for n in names) or any(
+        n.startswith("transformer/transformer_blocks.") and ".attn.add_k_proj" in n for n in names
+    ):
+        flux = any("single_transformer_blocks." in n for n in names)
+        return "flux" if flux else "sd3"
+    if any("double_blocks." in n for n in names):
+        return "flux"
+    if any("controlnet_" in n or n.startswith("control_model.") or "input_hint_block" in n for n in names):
+        return "controlnet"
+    if found := _denoiser(names):
+        return found
+    if any("model.layers." in n and "self_attn.q_proj" in n for n in names):
+        return "causal_lm"
+    if any(n.endswith("encoder.conv_in.weight") for n in names):
+        return "vae"
+    if any("self_attn.q_proj" in n or "resblocks." in n for n in names):
+        return "clip"
+    return None
+
+
+def title(kind: str | None) -> str | None:
+    return TITLES.get(kind) if kind else None

@@ -1,0 +1,170 @@
+"""Where a base model lies, and which family it is: settled from headers, before any weight is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ..core.lookup import did_you_mean, plugin, plugin_names
+from ..core.problems import Location, Problem, ProblemsError
+from ._base import Family
+from ._header import Header, read_header
+from ._signatures import signature, title
+
+BUILTIN = "builtin:"
+PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+HASH_WHOLE = 256 * 2**20
+"""Bytes up to which a file is hashed whole; a larger one is sampled, so that a run starts at once."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A base model on this machine. ``shapes``: in a folder each name starts with ``<component>/``."""
+
+    given: str
+    kind: Literal["folder", "file"]
+    path: Path
+    headers: Mapping[str, Header] = field(repr=False)
+    shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
+    metadata: Mapping[str, str] = field(repr=False)
+
+    @property
+    def builtin(self) -> bool:
+        return self.given.startswith(BUILTIN)
+
+    @property
+    def name(self) -> str:
+        """What a person calls it: the file's or folder's name, the hub id, ``builtin:demo``."""
+        hub = HUB_ID.match(self.given) and not Path(self.given).exists()
+        return self.given if self.builtin or hub else self.path.name
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Kind, size and a content hash of every weights file (of samples, in files over 256 MB)."""
+        files = sorted({header.path for header in self.headers.values()})
+        digest = hashlib.sha256()
+        for path in files:
+            digest.update(path.relative_to(self.path.parent).as_posix().removeprefix(self.path.name).encode())
+            _hash_into(digest, path)
+        return {"kind": self.kind, "bytes": sum(path.stat().st_size for path in files), "sha256": digest.hexdigest()}
+
+
+def _hash_into(digest: Any, path: Path) -> None:
+    size = path.stat().st_size
+    digest.update(size.to_bytes(8, "little"))
+    with open(path, "rb") as handle:
+        if size <= HASH_WHOLE:
+            while block := handle.read(2**20):
+                digest.update(block)
+            return
+        for number in range(256):
+            handle.seek(number * (size - 2**16) // 255)
+            digest.update(handle.read(2**16))
+
+
+def _stop(code: str, place: Path | str, **params: object) -> ProblemsError:
+    return ProblemsError(Problem(code, {"path": str(place), **params}, where=None))
+
+
+def weights_in(folder: Path) -> list[Path]:
+    """The ``.safetensors`` files of a component's folder: the plain ones, else those of the fp16 variant."""
+    found = sorted(folder.glob("*.safetensors"))
+    variants = [path for path in found if re.search(r"\.(fp16|bf16|non_ema|ema)(\.|-)", path.name)]
+    plain = [path for path in found if path not in variants]
+    return plain or [path for path in variants if ".fp16" in path.name] or variants
+
+
+def _folder(given: str, path: Path) -> Source:
+    index = path / "model_index.json"
+    if not index.is_file():
+        raise _stop("LS4014", path)
+    headers: dict[str, Header] = {}
+    parts = [name for name, value in json.loads(index.read_text("utf-8")).items() if isinstance(value, list)]
+    for part in parts:
+        for file in weights_in(path / part):
+            headers[f"{part}/{file.name}"] = read_header(file)
+    shapes = {
+        f"{key.split('/')[0]}/{name}": shape for key, head in headers.items() for name, shape in head.shapes.items()
+    }
+    return Source(given, "folder", path, headers, shapes, {})
+
+
+def _file(given: str, path: Path) -> Source:
+    if path.suffix.lower() in PICKLES:
+        raise _stop("LS4002", path, suffix=path.suffix)
+    header = read_header(path)
+    return Source(given, "file", path, {path.name: header}, header.shapes, header.metadata)
+
+
+def resolve(base_model: str) -> Source:
+    """Finds a base: ``builtin:NAME``, a Diffusers folder, a single ``.safetensors`` file, or a hub id.
+
+    Only a hub id that is not in the local cache reaches for the network. Raises ProblemsError LS4001 to LS4006,
+    LS4014.
+    """
+    if base_model.startswith(BUILTIN):
+        name = base_model.removeprefix(BUILTIN)
+        path = Path(__file__).parents[1] / "builtin" / f"{name}_base"
+        if not (path / "model_index.json").is_file():
+            raise _stop("LS4001", base_model, hint="builtin:demo")
+        return _folder(base_model, path)
+    path = Path(base_model).expanduser()
+    if path.is_file():
+        return _file(base_model, path)
+    if path.is_dir():
+        return _folder(base_model, path)
+    if HUB_ID.match(base_model) and not path.suffix:
+        from ._hub import fetch
+
+        return _folder(base_model, fetch(base_model))
+    near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else None
+    raise _stop("LS4001", path, hint=str(path.parent / near) if near else "builtin:demo")
+
+
+def family_names() -> list[str]:
+    from .. import families
+
+    return plugin_names(families)
+
+
+def family_named(name: str) -> Family:
+    """The family of that name; ProblemsError LS4007 where there is none."""
+    from .. import families
+
+    known = family_names()
+    if name not in known:
+        near = did_you_mean(name, known) or ", ".join(known)
+        raise ProblemsError(Problem("LS4007", {"family": name, "near": near, "known": ", ".join(known)}))
+    found: Family = plugin(families, name).FAMILY
+    return found
+
+
+def find(config_family: str, source: Source) -> Family:
+    """The family named by the config, or, with ``auto``, the one that recognises the weights.
+
+    Raises ProblemsError: LS4007 unknown name, LS4008 the weights are another family's, LS4009 no family's.
+    """
+    matches = [family for family in map(family_named, family_names()) if family.recognises(source.shapes)]
+    kind = matches[0].sheet.title if matches else title(signature(source.shapes))
+    where = Location(str(source.path))
+    if config_family == "auto":
+        if matches:
+            return matches[0]
+        known = ", ".join(family_named(name).sheet.title for name in family_names())
+        if kind:
+            raise ProblemsError(Problem("LS4009", {"path": str(source.path), "kind": kind, "known": known}, where))
+        raise ProblemsError(Problem("LS4016", {"path": str(source.path), "known": known}, where))
+    family = family_named(config_family)
+    if family in matches:
+        return family
+    if kind is None:
+        raise ProblemsError(
+            Problem("LS4016", {"path": str(source.path), "known": family.sheet.title}, where)
+        )
+    params = {"path": str(source.path), "kind": kind, "family": config_family, "title": family.sheet.title}
+    raise ProblemsError(Problem("LS4008", params, where))
