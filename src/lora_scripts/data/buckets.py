@@ -1,0 +1,119 @@
+"""Shapes to train in: a picture goes into the rectangle of at most ``resolution``² pixels that crops it least."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image
+
+MAX_RATIO = 4
+"""Longest side over shortest: wider panoramas are cropped to this, since models know nothing wider."""
+
+
+@dataclass(frozen=True, order=True)
+class Bucket:
+    """A shape in pixels; both sides are multiples of the step it was made for."""
+
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How a picture comes into its bucket: scaled to ``resize`` (w, h), then cut at ``crop`` (left, top)."""
+
+    bucket: Bucket
+    resize: tuple[int, int]
+    crop: tuple[int, int]
+
+    @property
+    def lost(self) -> float:
+        """Share of the picture's area that the crop leaves out, 0 to 1."""
+        return 1 - (self.bucket.width * self.bucket.height) / (self.resize[0] * self.resize[1])
+
+
+def grain(resolution: int, step: int) -> int:
+    """Pixels between neighbouring shapes: finer ones would crop less, but leave too few pictures in each."""
+    return max(step, min(64, resolution // 8) // step * step)
+
+
+@lru_cache
+def buckets(resolution: int, step: int) -> tuple[Bucket, ...]:
+    """All shapes of at most ``resolution``² pixels, up to ``MAX_RATIO``, each with its turned twin.
+
+    ``step`` is what both sides must be multiples of. The square is always there; where ``resolution`` is no
+    multiple of ``step``, it is rounded down, and to one ``step`` at least.
+    """
+    unit = grain(resolution, step)
+    side = max(step, resolution // step * step)
+    found = {Bucket(side, side)}
+    for width in range(unit, side * MAX_RATIO + 1, unit):
+        height = side * side // width // unit * unit
+        if height and max(width, height) <= MAX_RATIO * min(width, height):
+            found |= {Bucket(width, height), Bucket(height, width)}
+    return tuple(sorted(found))
+
+
+def _lost(size: tuple[int, int], bucket: Bucket) -> float:
+    ratio = (size[0] * bucket.height) / (size[1] * bucket.width)
+    return 1 - min(ratio, 1 / ratio)
+
+
+def _shrunk(size: tuple[int, int], bucket: Bucket, unit: int, step: int) -> Bucket:
+    """A bucket no larger than the picture itself, for those that shall not be enlarged."""
+    if size[0] >= bucket.width and size[1] >= bucket.height:
+        return bucket
+
+    def fitting(length: int) -> int:
+        whole = unit if length >= unit else step
+        return max(step, length // whole * whole)
+
+    return Bucket(fitting(min(size[0], MAX_RATIO * size[1])), fitting(min(size[1], MAX_RATIO * size[0])))
+
+
+def _into(size: tuple[int, int], bucket: Bucket) -> Placement:
+    """Scaled just enough to cover ``bucket``, then cut in the middle."""
+    scale = max(bucket.width / size[0], bucket.height / size[1])
+    width = max(bucket.width, round(size[0] * scale))
+    height = max(bucket.height, round(size[1] * scale))
+    return Placement(bucket, (width, height), ((width - bucket.width) // 2, (height - bucket.height) // 2))
+
+
+def place(
+    sizes: Sequence[tuple[int, int]], *, resolution: int, step: int, upscale: bool = True
+) -> list[Placement]:
+    """Where each picture of ``sizes`` (width, height) goes; none is left out, whatever its shape.
+
+    With ``upscale=False`` a picture smaller than its bucket gets a smaller one of its own shape, and is
+    enlarged only where a side is below ``step``.
+    """
+    shapes = buckets(resolution, step)
+    unit = grain(resolution, step)
+    placed: list[Placement] = []
+    known: dict[tuple[int, int], Placement] = {}
+    for size in sizes:
+        if size not in known:
+            best = min(shapes, key=lambda shape: (_lost(size, shape), -shape.width * shape.height, shape))
+            known[size] = _into(size, best if upscale else _shrunk(size, best, unit, step))
+        placed.append(known[size])
+    return placed
+
+
+def prepare(image: Image.Image, placement: Placement) -> np.ndarray:
+    """The picture in its bucket: uint8 of shape (height, width, 3).
+
+    Scaled and cut in one step, so that a very long picture is never enlarged whole.
+    """
+    across, down = image.width / placement.resize[0], image.height / placement.resize[1]
+    left, top = placement.crop[0] * across, placement.crop[1] * down
+    right = min(left + placement.bucket.width * across, image.width)
+    bottom = min(top + placement.bucket.height * down, image.height)
+    shape = (placement.bucket.width, placement.bucket.height)
+    scaled = image.convert("RGB").resize(shape, Image.Resampling.LANCZOS, box=(left, top, right, bottom))
+    return np.array(scaled, dtype=np.uint8)

@@ -1,0 +1,92 @@
+"""Every picture of a data set decoded once before training, and all bad ones named at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+
+from ..core.problems import Location, Problem, Severity
+from .manifest import Example
+from .pixels import BadPicture, Picture, open_picture
+from .text_files import listing
+
+Progress = Callable[[int, int], None]
+_NOTES: dict[str, Severity] = {"LS2061": "note", "LS2062": "warning", "LS2063": "note"}
+_BATCH = 256
+
+
+def decode(path: Path, *, background: str = "white") -> Image.Image:
+    """The picture upright in RGB, as ``pixels.open_picture`` says; raises ``BadPicture``."""
+    return open_picture(path, background=background)[0]
+
+
+def _look(path: Path, background: str) -> Picture | Problem:
+    try:
+        return open_picture(path, background=background)[1]
+    except BadPicture as bad:
+        return bad.problem
+
+
+def examine(
+    examples: Sequence[Example],
+    *,
+    background: str = "white",
+    on_bad: Literal["stop", "skip"] = "stop",
+    progress: Progress | None = None,
+) -> tuple[list[tuple[Example, Picture]], list[Problem]]:
+    """The usable pictures in the order of ``examples``, and what is wrong with the others.
+
+    Each bad picture is one problem: an error, or with ``on_bad="skip"`` a warning. Nothing is written; memory
+    does not grow with the number of pictures. ``progress`` gets (done, total) in the calling thread.
+    """
+    good: list[tuple[Example, Picture]] = []
+    problems: list[Problem] = []
+    done = 0
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="decode") as pool:
+        for start in range(0, len(examples), _BATCH):
+            part = examples[start : start + _BATCH]
+            paths = [example.fields["image"] for example in part]
+            for example, result in zip(part, pool.map(_look, paths, [background] * len(paths)), strict=True):
+                if isinstance(result, Picture):
+                    good.append((example, result))
+                else:
+                    severity: Severity = "error" if on_bad == "stop" else "warning"
+                    problems.append(Problem(result.code, result.params, result.where, severity))
+                done += 1
+                if progress is not None:
+                    progress(done, len(examples))
+    if examples and not good:
+        params = {"count": len(examples)}
+        problems.append(Problem("LS2060", params, Location(str(examples[0].fields["image"].parent))))
+    return good, problems + _notes(good)
+
+
+def _notes(good: Iterable[tuple[Example, Picture]]) -> list[Problem]:
+    named: dict[str, list[Path]] = {}
+    same: dict[str, list[str]] = {}
+    for example, picture in good:
+        same.setdefault(picture.sha256, []).append(example.fields["name"])
+        for code in picture.notes:
+            named.setdefault(code, []).append(picture.path)
+    found = [
+        Problem(
+            code,
+            {"count": len(named[code]), "names": listing([path.name for path in named[code]])},
+            Location(str(named[code][0].parent)),
+            severity,
+        )
+        for code, severity in _NOTES.items()
+        if code in named
+    ]
+    twins = [" = ".join(names) for names in same.values() if len(names) > 1]
+    if twins:
+        found.append(Problem("LS2066", {"count": len(twins), "names": listing(twins)}, None, "warning"))
+    return found
+
+
+__all__ = ["BadPicture", "Picture", "decode", "examine"]

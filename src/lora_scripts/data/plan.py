@@ -1,0 +1,136 @@
+"""Which examples each optimizer step sees: windows of one global batch, cut into micro-batches of one shape.
+
+In every epoch every example comes exactly once. The examples of each group (a shape) are shuffled and cut
+into chunks of ``batch_size``; the full chunks are shuffled and fill windows of ``batch_size * accumulation``;
+what is left over of the groups shares the remaining windows; these are shuffled in, and only the last window
+of an epoch may be smaller. A window depends on (groups, batch_size, accumulation, seed, epoch) and on nothing
+else: not on the number of processes, the machine, or what was asked before.
+
+Another ``batch_size`` with the same product keeps the number and the weights of the windows and, per epoch,
+the examples; it groups them differently. To go on in smaller pieces within the same windows, use ``split``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..core.seeds import derive_seed
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Positions of examples of one group, at most ``batch_size`` of them, computed together."""
+
+    indices: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+Window = tuple[MicroBatch, ...]
+
+
+def shuffled(count: int, seed: int) -> np.ndarray:
+    """A permutation of ``range(count)``, from PCG64's raw stream: NumPy keeps that stable over versions and
+    promises no such thing for ``Generator.permutation``."""
+    return np.argsort(np.random.PCG64(seed).random_raw(count), kind="stable")
+
+
+def split(window: Window, size: int) -> Window:
+    """The same window in micro-batches of at most ``size``."""
+    return tuple(
+        MicroBatch(batch.indices[start : start + size])
+        for batch in window
+        for start in range(0, len(batch), size)
+    )
+
+
+class Plan:
+    """The windows of a run over ``groups[i]``, the group of example i. Only one epoch is held at a time."""
+
+    def __init__(
+        self, groups: Sequence[Hashable], batch_size: int, accumulation: int = 1, seed: int = 0
+    ) -> None:
+        if batch_size < 1 or accumulation < 1:
+            raise ValueError("batch_size and accumulation count from one")
+        self.batch_size, self.accumulation, self.seed = batch_size, accumulation, seed
+        self.window_size = batch_size * accumulation
+        self.count = len(groups)
+        self.windows_per_epoch = math.ceil(self.count / self.window_size)
+        members: dict[Hashable, list[int]] = {}
+        for index, group in enumerate(groups):
+            members.setdefault(group, []).append(index)
+        self._members = [np.array(indices) for indices in members.values()]
+        self._epoch: tuple[int, list[Window]] | None = None
+
+    def window(self, number: int) -> tuple[int, Window]:
+        """The epoch (from 0) and the micro-batches of the run's window ``number`` (from 0, epochs one after
+        another). Raises IndexError where there is nothing to learn."""
+        if not self.count or number < 0:
+            raise IndexError(number)
+        epoch, position = divmod(number, self.windows_per_epoch)
+        return epoch, self.epoch(epoch)[position]
+
+    def epoch(self, epoch: int) -> list[Window]:
+        """All windows of one epoch."""
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = (epoch, self._cut(epoch))
+        return self._epoch[1]
+
+    def mean_micro_batch(self, epoch: int = 0) -> float:
+        """Examples per micro-batch: how well the shapes fill the device; ``batch_size`` at best."""
+        batches = sum(len(window) for window in self.epoch(epoch))
+        return self.count / batches if batches else 0.0
+
+    def _cut(self, epoch: int) -> list[Window]:
+        full: list[np.ndarray] = []
+        rest: list[np.ndarray] = []
+        for group, indices in enumerate(self._members):
+            order = indices[shuffled(len(indices), derive_seed(self.seed, "plan", epoch, "group", group))]
+            for start in range(0, len(order), self.batch_size):
+                chunk = order[start : start + self.batch_size]
+                (full if len(chunk) == self.batch_size else rest).append(chunk)
+        full = [full[i] for i in shuffled(len(full), derive_seed(self.seed, "plan", epoch, "chunks"))]
+        rest = [rest[i] for i in shuffled(len(rest), derive_seed(self.seed, "plan", epoch, "rest"))]
+        whole = len(full) // self.accumulation * self.accumulation
+        windows = [full[start : start + self.accumulation] for start in range(0, whole, self.accumulation)]
+        shared = _packed(full[whole:] + rest, self.window_size)
+        last = [shared.pop()] if self.count % self.window_size else []
+        windows += shared
+        order = shuffled(len(windows), derive_seed(self.seed, "plan", epoch, "windows"))
+        windows = [windows[i] for i in order] + last
+        return [tuple(MicroBatch(tuple(map(int, chunk))) for chunk in window) for window in windows]
+
+
+def _packed(chunks: list[np.ndarray], size: int) -> list[list[np.ndarray]]:
+    """Windows of exactly ``size`` examples (the last: what remains) out of chunks of different groups.
+
+    The largest chunk that still fits goes first; where none fits, the smallest is split: at most one split
+    per window, so that micro-batches stay large.
+    """
+    waiting: dict[int, list[np.ndarray]] = {}
+    for chunk in reversed(chunks):
+        waiting.setdefault(len(chunk), []).append(chunk)
+    left = sum(len(chunk) for chunk in chunks)
+    windows: list[list[np.ndarray]] = []
+    while left:
+        window: list[np.ndarray] = []
+        room = min(size, left)
+        left -= room
+        while room:
+            fitting = [length for length in waiting if length <= room]
+            length = max(fitting) if fitting else min(waiting)
+            chunk = waiting[length].pop()
+            if not waiting[length]:
+                del waiting[length]
+            if length > room:
+                waiting.setdefault(length - room, []).append(chunk[room:])
+                chunk = chunk[:room]
+            window.append(chunk)
+            room -= len(chunk)
+        windows.append(window)
+    return windows
