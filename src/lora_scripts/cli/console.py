@@ -17,22 +17,6 @@ from lora_scripts.core.catalogue import render, say
 from lora_scripts.core.problems import Problem, errors
 
 
-def speak_unicode() -> None:
-    """Makes every sentence printable: UTF-8 on Windows, and nowhere an error for a character that is missing.
-
-    A Windows pipe speaks the old code page unless told otherwise; other systems' terminals are what their
-    locale says, so there only the characters that it lacks are escaped.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is None:
-            continue
-        if os.name == "nt":
-            reconfigure(encoding="utf-8", errors="backslashreplace")
-        else:
-            reconfigure(errors="backslashreplace")
-
-
 def print_problems(problems: Iterable[Problem]) -> None:
     """Every problem with its remedy on stderr, then how many errors there are and how to read more."""
     found = list(problems)

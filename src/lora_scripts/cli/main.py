@@ -19,9 +19,10 @@ from typer.models import CommandInfo
 
 from lora_scripts import __version__
 from lora_scripts.core.catalogue import LANGUAGES, exit_code, say, use_language
+from lora_scripts.core.language import speak_unicode
 from lora_scripts.core.problems import Problem, ProblemsError
 
-from .console import print_problems, print_usage_error, save_crash, speak_unicode
+from .console import print_problems, print_usage_error, save_crash
 
 COMMANDS = ("train", "check", "generate", "inspect", "explain", "schema", "logs", "env")
 OUR_BUG, INTERRUPTED = 1, 130
@@ -59,6 +60,9 @@ class _Commands(MutableMapping[str, Any]):
     def __iter__(self) -> Iterator[str]:
         return iter(COMMANDS)
 
+    def __contains__(self, name: object) -> bool:
+        return name in COMMANDS
+
     def __len__(self) -> int:
         return len(COMMANDS)
 
@@ -67,6 +71,11 @@ class _Group(TyperGroup):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.commands = _Commands()
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        return self.commands[cmd_name]  # outside any ``get``: a KeyError in a command's file is a bug
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] not in self.commands and not args[0].startswith("-"):

@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 
 MINIMUM_PYTHON = (3, 11)
+OPTIONAL = frozenset({"bitsandbytes", "nvidia-ml-py", "tensorboard"})
+"""What a run can do without: 8-bit optimizers, figures about the cards, curves."""
 
 
 @lru_cache
@@ -49,7 +51,7 @@ def older(version: str, minimum: str) -> bool:
 
 
 def insufficient(versions: Mapping[str, str | None]) -> list[str]:
-    """Names of required distributions that are missing from ``versions`` or too old there."""
+    """Names of indispensable distributions that are missing from ``versions`` or too old there."""
     lowest = requirements()
-    needed = {name: have for name, have in versions.items() if name in lowest}
+    needed = {name: have for name, have in versions.items() if name in lowest.keys() - OPTIONAL}
     return [name for name, have in needed.items() if have is None or older(have, lowest[name])]

@@ -203,7 +203,7 @@ def _gpu(nvml: Any, index: int) -> Gpu:
 
 
 def _visible(cards: list[Gpu]) -> tuple[Gpu, ...]:
-    """The cards that ``CUDA_VISIBLE_DEVICES`` leaves, in its order, up to its first wrong word, as CUDA does."""
+    """The cards that ``CUDA_VISIBLE_DEVICES`` leaves, in its order, up to its first wrong word (as CUDA)."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is None:
         return tuple(cards)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from lora_scripts.config.schema import RunConfig
-from lora_scripts.core.packages import MINIMUM_PYTHON, older, requirements
+from lora_scripts.core.packages import MINIMUM_PYTHON, OPTIONAL, older, requirements
 from lora_scripts.core.problems import Problem
 from lora_scripts.preflight.machine import Machine
-
-OPTIONAL = {"bitsandbytes", "nvidia-ml-py"}
-"""Judged where they are used: 8-bit optimizers, and what is known of the cards."""
 
 
 def check_packages(machine: Machine, config: RunConfig) -> list[Problem]:
@@ -17,7 +14,8 @@ def check_packages(machine: Machine, config: RunConfig) -> list[Problem]:
         problems.append(
             Problem("LS3001", {"version": _dotted(machine.python), "minimum": _dotted(MINIMUM_PYTHON)})
         )
-    unused = OPTIONAL if config.logging.tensorboard else OPTIONAL | {"tensorboard"}
+    # bitsandbytes is judged with the cards, for its kernels must fit them; knowing cards is never a must.
+    unused = OPTIONAL - {"tensorboard"} if config.logging.tensorboard else OPTIONAL
     needed = {name: lowest for name, lowest in requirements().items() if name not in unused}
     missing = [name for name in needed if machine.packages.get(name) is None]
     if missing:

@@ -1,0 +1,43 @@
+# Every target is one command, written behind it; on Windows type that command instead
+# (.venv\Scripts\python in place of .venv/bin/python), and scripts\setup.ps1 for `make setup`.
+PYTHON ?= python3
+VENV := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-base demo-reference test test-all test-gpu lint type format check
+
+help:  ## List what can be done
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup:  ## Make .venv and install everything into it (python3 scripts/setup.py)
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed and '$(PYTHON)' was not found: install it, or name yours with make PYTHON=/path/to/python" >&2; exit 4; }
+	@$(PYTHON) scripts/setup.py
+
+demo: setup  ## Train a style on the built-in base and show it (.venv/bin/python -m demo)
+	$(VENV) -m demo
+
+demo-base: setup  ## Train the built-in base itself; hours on a processor (.venv/bin/python -m demo.base)
+	$(VENV) -m demo.base
+
+demo-reference: setup  ## Train the full fine-tuning that the demo compares with (.venv/bin/python -m demo.reference)
+	$(VENV) -m demo.reference
+
+test: setup  ## Run the tests, some minutes (.venv/bin/python -m pytest -n auto)
+	$(VENV) -m pytest -n auto
+
+test-all: setup  ## Run the slow tests too (.venv/bin/python -m pytest -m "not gpu")
+	$(VENV) -m pytest -m "not gpu"
+
+test-gpu: setup  ## Run the tests that need an NVIDIA card (.venv/bin/python -m pytest -m gpu)
+	$(VENV) -m pytest -m gpu
+
+lint: setup  ## Look for mistakes in the code's style (.venv/bin/python -m ruff check .)
+	$(VENV) -m ruff check .
+
+type: setup  ## Check the types (.venv/bin/python -m mypy)
+	$(VENV) -m mypy
+
+format: setup  ## Bring the code into its form (.venv/bin/python -m ruff format .)
+	$(VENV) -m ruff format .
+
+check: lint type test  ## lint, type and test
