@@ -1,0 +1,89 @@
+"""Everything that can be known before weights are loaded: for ``check``, and for the start of every run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from lora_scripts.config.schema import RunConfig
+from lora_scripts.core.problems import Problem, ProblemsError, errors
+from lora_scripts.families._base import Description, Family
+from lora_scripts.families._source import Source, find, resolve
+
+from .checks.dataset import DatasetReport, check_pictures
+from .machine import Machine
+from .runner import run_checks
+
+FALLBACK_RESOLUTION, FALLBACK_MULTIPLE = 512, 64
+"""Used to go on checking the pictures where the base model cannot be read."""
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class Prepared:
+    """A config, what it was found to mean, and all that is wrong with it."""
+
+    config: RunConfig
+    machine: Machine
+    family: Family | None = None
+    source: Source | None = None
+    description: Description | None = None
+    dataset: DatasetReport | None = None
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def sound(self) -> bool:
+        return not errors(self.problems)
+
+
+def prepare(config: RunConfig, progress: Progress | None = None) -> Prepared:
+    """Runs every check that the inputs allow. Never raises for what is wrong: it is in ``problems``."""
+    prepared = Prepared(config, Machine.probe())
+    problems = prepared.problems
+    problems += _not_yet(config)
+    problems += run_checks(prepared.machine, config)
+    try:
+        prepared.source = resolve(config.base_model)
+        prepared.family = find(config.family, prepared.source)
+        prepared.description = prepared.family.describe(
+            prepared.source, components=config.components, prediction_type=config.prediction_type
+        )
+    except ProblemsError as error:
+        problems += error.problems
+    description = prepared.description
+    resolution = description.resolution if description else FALLBACK_RESOLUTION
+    multiple = description.size_multiple if description else FALLBACK_MULTIPLE
+    try:
+        prepared.dataset, found = check_pictures(
+            config,
+            config.resolution if isinstance(config.resolution, int) else resolution,
+            multiple,
+            progress=(lambda done, total: progress("pictures", done, total)) if progress else None,
+        )
+        problems += found
+    except ProblemsError as error:
+        problems += error.problems
+    problems[:] = _once(problems)
+    return prepared
+
+
+def _not_yet(config: RunConfig) -> list[Problem]:
+    found = []
+    if config.task_type == "text-generation":
+        found.append(Problem("LS1019"))
+    if isinstance(config.num_processes, int) and config.num_processes > 1:
+        found.append(Problem("LS1018", {"count": config.num_processes}))
+    return found
+
+
+def _once(problems: list[Problem]) -> list[Problem]:
+    """The same finding from two checks is said once."""
+    seen: set[tuple[str, str, str]] = set()
+    kept = []
+    for problem in problems:
+        mark = (problem.code, str(dict(problem.params)), str(problem.where))
+        if mark not in seen:
+            seen.add(mark)
+            kept.append(problem)
+    return kept

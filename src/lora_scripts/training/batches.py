@@ -1,0 +1,64 @@
+"""From the plan's windows to batches of tensors: which examples, with which noise, in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lora_scripts.core.seeds import derive_seed
+from lora_scripts.data.plan import Plan
+from lora_scripts.data.sample import Sample
+from lora_scripts.families._base import Draw
+
+from .stages import CachedStages
+
+if TYPE_CHECKING:
+    from lora_scripts.families._base import Batch, Family, Model
+
+
+@dataclass(frozen=True)
+class Window:
+    """The micro-batches of one optimizer step, and which examples they hold."""
+
+    epoch: int
+    batches: tuple[Batch, ...]
+    indices: tuple[tuple[int, ...], ...]
+
+    @property
+    def examples(self) -> int:
+        return sum(len(indices) for indices in self.indices)
+
+
+class Batches:
+    """The n-th window of a run is a function of (plan, seed, n): a resume only needs n."""
+
+    def __init__(
+        self, family: Family, model: Model, stages: CachedStages, samples: Sequence[Sample], plan: Plan, seed: int
+    ) -> None:
+        self.family = family
+        self.model = model
+        self.stages = stages
+        self.samples = samples
+        self.plan = plan
+        self.seed = seed
+
+    def window(self, number: int) -> Window:
+        epoch, micro_batches = self.plan.window(number)
+        batches = []
+        for micro in micro_batches:
+            items = [self.stages.item(self.samples[index]) for index in micro.indices]
+            draws = [Draw(derive_seed(self.seed, "draw", epoch, self.samples[index].picture.sha256)) for index in micro.indices]
+            batches.append(self.family.collate(self.model, items, draws))
+        return Window(epoch, tuple(batches), tuple(micro.indices for micro in micro_batches))
+
+    def windows(self, first: int, end: int) -> Iterator[Window]:
+        """Windows ``first`` to ``end - 1``, the next one read while the current one is trained on."""
+        with ThreadPoolExecutor(1, thread_name_prefix="batches") as reader:
+            upcoming = reader.submit(self.window, first) if first < end else None
+            for number in range(first, end):
+                assert upcoming is not None
+                window = upcoming.result()
+                upcoming = reader.submit(self.window, number + 1) if number + 1 < end else None
+                yield window

@@ -1,0 +1,85 @@
+"""What frozen modules made of each example, computed once, on disk, shared by runs.
+
+A cache is a folder of immutable safetensors shards. A tensor is named ``<content key>/<tensor name>``, so
+the shards' own headers are the index, nothing else can disagree with them, and a shard that was being
+written when the process died is simply not there. Values are read through the shards' memory maps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_scripts.core.files import write_atomic
+from lora_scripts.export.tensors_file import write_tensors
+
+if TYPE_CHECKING:
+    import torch
+
+SHARD_BYTES = 64 * 2**20
+MAX_OPEN_SHARDS = 128
+
+
+class StageCache:
+    """One stage's shards under ``folder``. ``get`` after ``add`` and ``flush``; keys are content hashes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._where: dict[str, Path] = {}
+        self._names: dict[str, list[str]] = {}
+        self._open: dict[Path, Any] = {}
+        self._pending: dict[str, torch.Tensor] = {}
+        self._pending_bytes = 0
+        for path in sorted(folder.glob("*.safetensors")):
+            self._index(path)
+
+    def _index(self, path: Path) -> None:
+        from safetensors import SafetensorError
+
+        try:
+            names = list(self._shard(path).keys())
+        except (OSError, SafetensorError):
+            path.unlink(missing_ok=True)  # our own file, damaged: what it held is computed again
+            return
+        for name in names:
+            key, _, tensor = name.partition("/")
+            if self._where.setdefault(key, path) == path:
+                self._names.setdefault(key, []).append(tensor)
+
+    def _shard(self, path: Path) -> Any:
+        from safetensors import safe_open
+
+        if path not in self._open:
+            if len(self._open) >= MAX_OPEN_SHARDS:
+                self._open.pop(next(iter(self._open)))
+            self._open[path] = safe_open(path, framework="pt")
+        return self._open[path]
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._where
+
+    def add(self, key: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Keeps one example's tensors; a shard is written whenever enough have gathered."""
+        for name, tensor in tensors.items():
+            value = tensor.detach().cpu().contiguous()
+            self._pending[f"{key}/{name}"] = value
+            self._pending_bytes += value.numel() * value.element_size()
+        if self._pending_bytes >= SHARD_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self._pending:
+            return
+        digest = hashlib.sha256("".join(sorted(self._pending)).encode()).hexdigest()[:24]
+        path = self.folder / f"{digest}.safetensors"
+        pending = self._pending
+        write_atomic(path, lambda handle: write_tensors(handle, pending))
+        self._pending, self._pending_bytes = {}, 0
+        self._index(path)
+
+    def get(self, key: str) -> dict[str, torch.Tensor]:
+        """One example's tensors as they were added. KeyError for a key that is not cached."""
+        shard = self._shard(self._where[key])
+        return {name: shard.get_tensor(f"{key}/{name}") for name in self._names[key]}

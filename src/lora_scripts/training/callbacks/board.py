@@ -1,0 +1,82 @@
+"""TensorBoard: loss, validation, rates, gradients and weights, speed, memory, previews."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_scripts.core.events import Event, Previewed, StepDone, Validated
+
+if TYPE_CHECKING:
+    import torch
+
+
+class TensorBoard:
+    """``purge_step`` makes TensorBoard forget what an interrupted attempt wrote beyond the checkpoint."""
+
+    def __init__(
+        self,
+        folder: Path,
+        parameters: Mapping[str, torch.nn.Parameter],
+        root: Path,
+        *,
+        start_step: int,
+        every_steps: int,
+        histogram_every_steps: int,
+    ) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else None)
+        self.parameters = parameters
+        self.root = root
+        self.every_steps = every_steps
+        self.histogram_every_steps = histogram_every_steps
+
+    def __call__(self, event: Event, step: int) -> None:
+        if isinstance(event, StepDone):
+            if step % self.every_steps == 0:
+                self._scalars(event, step)
+            if step % self.histogram_every_steps == 0 or step == 1:
+                self._distributions(step)
+        elif isinstance(event, Validated):
+            self.writer.add_scalar("validation/loss", event.loss, step)
+        elif isinstance(event, Previewed):
+            self._pictures(event, step)
+
+    def _scalars(self, event: StepDone, step: int) -> None:
+        if event.loss is not None:
+            self.writer.add_scalar("train/loss", event.loss, step)
+        if event.grad_norm is not None:
+            self.writer.add_scalar("train/gradient_norm", event.grad_norm, step)
+        for group, rate in event.learning_rates.items():
+            self.writer.add_scalar(f"learning_rate/{group}", rate, step)
+        self.writer.add_scalar("speed/examples_per_second", event.examples / event.seconds, step)
+        self.writer.add_scalar("speed/memory_gib", event.memory_gib, step)
+
+    def _distributions(self, step: int) -> None:
+        import torch
+
+        with torch.no_grad():
+            for kind in ("lora_A", "lora_B"):
+                chosen = [p for name, p in self.parameters.items() if f".{kind}." in name]
+                if not chosen:
+                    continue
+                weights = torch.cat([p.detach().float().flatten() for p in chosen])
+                self.writer.add_scalar(f"weights/norm_{kind}", weights.norm(), step)
+                self.writer.add_histogram(f"weights/{kind}", weights.cpu().numpy(), step)
+                grads = [p.grad.float().flatten() for p in chosen if p.grad is not None]
+                if grads and bool(torch.isfinite(flat := torch.cat(grads)).all()):
+                    self.writer.add_histogram(f"gradients/{kind}", flat.cpu().numpy(), step)
+
+    def _pictures(self, event: Previewed, step: int) -> None:
+        import numpy as np
+        from PIL import Image
+
+        for index, name in enumerate(event.files):
+            with Image.open(self.root / name) as picture:
+                pixels = np.asarray(picture.convert("RGB"))
+            self.writer.add_image(f"preview/{index}", pixels, step, dataformats="HWC")
+
+    def close(self) -> None:
+        self.writer.close()

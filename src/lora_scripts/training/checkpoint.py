@@ -1,0 +1,151 @@
+"""The checkpoint store: a folder per save that is whole and verified, or is not there.
+
+``checkpoints/step-000100/`` holds ``adapter.safetensors``, ``optimizer.safetensors``, ``state.json`` and,
+written last, ``manifest.json`` with each file's size and SHA-256. A save is written beside, made durable
+file by file, renamed into place, and only then are older ones pruned.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_scripts.core.files import sha256_of, sync_folder, write_durable
+from lora_scripts.export.tensors_file import read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    import torch
+
+VERSION = 1
+ADAPTER, OPTIMIZER, STATE, MANIFEST = (
+    "adapter.safetensors", "optimizer.safetensors", "state.json", "manifest.json",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What one checkpoint holds: adapter and optimizer tensors by name, and plain JSON state."""
+
+    step: int
+    adapter: Mapping[str, torch.Tensor]
+    optimizer: Mapping[str, torch.Tensor]
+    state: Mapping[str, Any]
+
+
+class CheckpointStore:
+    """The checkpoints of one run. ``identity`` is the digest of what the run is; others are not its own."""
+
+    def __init__(self, folder: Path, *, identity: str, keep: int) -> None:
+        self.folder = folder
+        self.identity = identity
+        self.keep = keep
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"step-{step:06d}"
+
+    def steps(self) -> list[int]:
+        """Steps that have a folder, oldest first, whether whole or not."""
+        found = [
+            int(path.name.removeprefix("step-"))
+            for path in self.folder.glob("step-*")
+            if path.name.removeprefix("step-").isdigit()
+        ]
+        return sorted(found)
+
+    def save(self, snapshot: Snapshot, *, pinned: Collection[int] = ()) -> Path:
+        """Writes a checkpoint and prunes older ones; steps in ``pinned`` are kept whatever their age.
+
+        Raises ``OSError`` where the disk refuses; what was there before is then untouched.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._clear_unfinished()
+        temporary = self.folder / f".tmp-{os.getpid()}-{snapshot.step:06d}"
+        temporary.mkdir()
+        try:
+            self._write(temporary, snapshot)
+            target = self.path(snapshot.step)
+            if target.exists():  # a damaged one: a whole one of this step would not be written again
+                shutil.rmtree(target)
+            os.rename(temporary, target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        sync_folder(self.folder)
+        self._prune(snapshot.step, pinned)
+        return target
+
+    def _write(self, folder: Path, snapshot: Snapshot) -> None:
+        state = json.dumps(dict(snapshot.state), sort_keys=True, indent=1).encode()
+        write_durable(folder / ADAPTER, lambda handle: write_tensors(handle, snapshot.adapter))
+        write_durable(folder / OPTIMIZER, lambda handle: write_tensors(handle, snapshot.optimizer))
+        write_durable(folder / STATE, lambda handle: handle.write(state))
+        files = {
+            name: {"size": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)}
+            for name in (ADAPTER, OPTIMIZER, STATE)
+        }
+        manifest = {"version": VERSION, "identity": self.identity, "step": snapshot.step, "files": files}
+        text = json.dumps(manifest, sort_keys=True, indent=1).encode()
+        write_durable(folder / MANIFEST, lambda handle: handle.write(text))
+        sync_folder(folder)
+
+    def _clear_unfinished(self) -> None:
+        """Removes what a killed process left half written. Only the holder of the run's lock saves."""
+        for path in self.folder.glob(".tmp-*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _prune(self, newest: int, pinned: Collection[int]) -> None:
+        kept = set(self.steps()[-self.keep :]) | set(pinned) | {newest}
+        for step in self.steps():
+            if step not in kept:
+                shutil.rmtree(self.path(step), ignore_errors=True)
+
+    def damage(self, step: int) -> str | None:
+        """Why the checkpoint of ``step`` cannot be used, or None where every byte is as it was written."""
+        folder = self.path(step)
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            if manifest["version"] != VERSION:
+                return f"version {manifest['version']}"
+            if manifest["identity"] != self.identity or manifest["step"] != step:
+                return "identity"
+            for name, facts in manifest["files"].items():
+                if (folder / name).stat().st_size != facts["size"]:
+                    return f"{name}: size"
+                if sha256_of(folder / name) != facts["sha256"]:
+                    return f"{name}: SHA-256"
+            if set(manifest["files"]) != {ADAPTER, OPTIMIZER, STATE}:
+                return MANIFEST
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return f"{type(error).__name__}: {error}"
+        return None
+
+    def newest(self) -> tuple[int | None, dict[int, str]]:
+        """The newest whole checkpoint's step, and the damage of each newer one that was passed over."""
+        damaged: dict[int, str] = {}
+        for step in reversed(self.steps()):
+            reason = self.damage(step)
+            if reason is None:
+                return step, damaged
+            damaged[step] = reason
+        return None, damaged
+
+    def load(self, step: int) -> Snapshot:
+        folder = self.path(step)
+        return Snapshot(
+            step,
+            read_tensors(folder / ADAPTER),
+            read_tensors(folder / OPTIMIZER),
+            json.loads((folder / STATE).read_text(encoding="utf-8")),
+        )
+
+    def drop_after(self, step: int) -> Iterator[int]:
+        """Removes checkpoints newer than ``step`` (damaged ones, passed over on resume)."""
+        for newer in self.steps():
+            if newer > step:
+                shutil.rmtree(self.path(newer), ignore_errors=True)
+                yield newer

@@ -1,0 +1,219 @@
+"""One run from start to end: claim the folder, go on where it stood, train, export, say what came out."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_scripts.config.schema import RunConfig
+from lora_scripts.core.catalogue import exit_code, render, say
+from lora_scripts.core.control import Control
+from lora_scripts.core.events import ControlTaken, Noted, PhaseProgress, Resumed, RunEnded, RunStarted
+from lora_scripts.core.lock import RunLock
+from lora_scripts.core.paths import RunFolder
+from lora_scripts.core.problems import Problem, ProblemsError
+from lora_scripts.preflight.prepare import Prepared
+
+from . import records
+from .bus import Bus
+from .callbacks.board import TensorBoard
+from .callbacks.console import ConsoleLines
+from .callbacks.guard import Guard
+from .callbacks.jsonl import JsonLines
+from .callbacks.preview import Previews
+from .callbacks.saving import Saving
+from .callbacks.validation import Validation
+from .checkpoint import CheckpointStore, Snapshot
+from .failures import translated
+from .finish import export_adapter, finish
+from .identity import Identity, claim, move_aside
+from .loop import fit
+from .precision import resolve_mode
+from .session import Session, open_session, pick_device, put_back, resolve, snapshot_of
+from .state import TrainingState
+
+if TYPE_CHECKING:
+    import torch
+    from rich.console import Console
+
+INTERRUPTED = 130
+
+
+class Leaving(Exception):  # noqa: N818 - a wish, not an error
+    """The run was asked to stop during a phase before the first step: there is nothing to save."""
+
+
+def execute(prepared: Prepared, *, overwrite: bool, console: Console) -> int:
+    """Trains, exports and returns the exit code. Raises ``ProblemsError`` for what stops a run."""
+    device = pick_device()
+    config = resolve(prepared, resolve_mode(prepared.config.mixed_precision, device))
+    folder = RunFolder(Path(config.output_dir).expanduser(), config.name)
+    if overwrite and folder.root.exists():
+        with RunLock(folder):  # a run that is going on in it is refused here
+            pass
+        if moved := move_aside(folder.root):
+            console.print(say("run.moved_aside", path=moved), highlight=False, markup=False, soft_wrap=True)
+    with RunLock(folder):
+        return Run(prepared, config, folder, device, console).go()
+
+
+class Run:
+    """One attempt at one run, with its folder locked."""
+
+    def __init__(
+        self, prepared: Prepared, config: RunConfig, folder: RunFolder, device: torch.device, console: Console
+    ) -> None:
+        assert prepared.description is not None and prepared.dataset is not None
+        self.prepared = prepared
+        self.config = config
+        self.folder = folder
+        self.device = device
+        self.console = console
+        self.dataset = prepared.dataset
+        self.state = TrainingState()
+        self.bus = Bus(self.state)
+        self.control = Control(folder.control, lambda name: self.bus.emit(ControlTaken(request=name)))
+        self.identity = Identity.of(config, prepared.description.fingerprint, self.dataset.fingerprint())
+        self.store = CheckpointStore(
+            folder.checkpoints, identity=self.identity.digest, keep=config.keep_checkpoints
+        )
+
+    def go(self) -> int:
+        """The whole attempt. Returns the exit code; raises ``ProblemsError`` for what stops it."""
+        config = self.config
+        start = claim(self.folder, self.identity, resume=config.resume)
+        self.control.install_signals()
+        records.write_start(config, self.folder, self.device)
+        snapshot, damaged = self._newest() if start == "resume" else (None, [])
+        self.bus.add([JsonLines(self.folder.events, config.logging.every_steps)])
+        self.bus.add([ConsoleLines(self.console, self.dataset.total_steps, self.state.step, config.save_steps)])
+        status, code = "failed", 1
+        try:
+            self._tell_resume(start, snapshot, damaged)
+            with translated():
+                session = open_session(self.prepared, config, self.device, self._progress)
+                if snapshot is not None:
+                    put_back(session, snapshot)
+                status, code = self._train(session)
+        except Leaving:
+            status, code = "interrupted", self.control.exit_code or INTERRUPTED
+        except ProblemsError as error:
+            code = exit_code(error.problems)
+            raise
+        finally:
+            with suppress(OSError):  # a full disk must not hide what stopped the run
+                self.bus.emit(RunEnded(status=status, exit_code=code))
+                self.bus.close()
+        return code
+
+    def _newest(self) -> tuple[Snapshot | None, list[Problem]]:
+        """The newest whole checkpoint, and a warning for each damaged newer one that is passed over."""
+        step, damaged = self.store.newest()
+        warnings = [
+            Problem("LS5005", {"name": self.store.path(bad).name, "reason": reason}, severity="warning")
+            for bad, reason in damaged.items()
+        ]
+        if step is None:
+            return None, warnings
+        snapshot = self.store.load(step)
+        self.state.restore(snapshot.state["training"])
+        return snapshot, warnings
+
+    def _tell_resume(self, start: str, snapshot: Snapshot | None, damaged: list[Problem]) -> None:
+        for problem in damaged:
+            self.bus.emit(Noted(code=problem.code, text=render(problem)))
+        if snapshot is not None:
+            passed_over = [str(problem.params["name"]) for problem in damaged]
+            name = self.store.path(snapshot.step).name
+            self.bus.emit(Resumed(checkpoint=name, skipped_checkpoints=passed_over))
+        elif start == "resume":
+            self._say("run.nothing_to_resume")
+
+    def _progress(self, phase: str, done: int, total: int) -> None:
+        self.bus.emit(PhaseProgress(phase=phase, done=done, total=total))
+        self.control.poll()
+        if self.control.leaving:
+            raise Leaving
+
+    def _say(self, key: str, **params: object) -> None:
+        self.console.print(say(key, **params), highlight=False, markup=False, soft_wrap=True)
+
+    def _train(self, session: Session) -> tuple[str, int]:
+        state, job = self.state, session.job
+        self.bus.emit(
+            RunStarted(
+                name=self.config.name,
+                family=session.family.sheet.title,
+                device=str(self.device),
+                precision=self.config.mixed_precision,
+                total_steps=job.total_steps,
+                start_step=state.step,
+                pictures=len(self.dataset.train),
+                held_out=len(self.dataset.validation),
+                adapter_modules=sum(len(names) for names in session.adapter.matched.values()),
+                adapter_parameters=session.adapter.count(),
+            )
+        )
+        saving = self._watch(session)
+        if state.step:  # a process killed between checkpoint and export left the second one out
+            saving.save(state.step)
+        fit(job, state, self.bus.emit, self.control)
+        saving.require(state.step)
+        if self.control.take("stop"):
+            self._say("run.left", step=state.step, total=job.total_steps)
+            return "stopped", self.control.exit_code
+        finish(session, state, self.prepared, self.folder, self.bus.emit)
+        self._say("run.finished", weights=self.folder.weights, named=self.folder.export(), name=self.config.name)
+        if self.prepared.source is not None and self.prepared.source.builtin:
+            self._say("run.demo_base")
+        return "finished", 0
+
+    def _watch(self, session: Session) -> Saving:
+        """Everything that acts on steps. Validation comes before saving, so that a save knows the best."""
+        config, state, job = self.config, self.state, session.job
+        saving = Saving(
+            self.store,
+            lambda: snapshot_of(session, state),
+            lambda path: export_adapter(session, state, self.prepared, path),
+            self.folder,
+            state,
+            self.control,
+            self.bus.emit,
+            every_steps=config.save_steps,
+            total_steps=job.total_steps,
+            keep_exports=config.keep_exports,
+        )
+        self.bus.add([Guard(state, session.batches, job.precision)])
+        if config.logging.tensorboard:
+            self._say("run.board", path=self.folder.root)
+            self.bus.add(
+                [
+                    TensorBoard(
+                        self.folder.logs,
+                        job.parameters,
+                        self.folder.root,
+                        start_step=state.step,
+                        every_steps=config.logging.every_steps,
+                        histogram_every_steps=config.logging.histogram_every_steps,
+                    )
+                ]
+            )
+        if session.evaluator is not None:
+            validation = Validation(
+                session.evaluator,
+                state,
+                self.control,
+                self.bus.emit,
+                every_steps=config.validation.every_steps or config.save_steps,
+                total_steps=job.total_steps,
+                patience=config.validation.early_stopping_patience,
+            )
+            self.bus.add([validation])
+            validation.before()
+        self.bus.add([saving])
+        if config.preview.prompts:
+            self.bus.add([Previews(session, self.folder, self.control, self.bus.emit)])
+        return saving
+
+

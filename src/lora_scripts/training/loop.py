@@ -1,0 +1,136 @@
+"""The training loop: the only one, for every task. It knows windows, sums and weights, nothing of pictures.
+
+For each window: sum its weights over micro-batches first, backpropagate each ``sum / weight``, unscale,
+check that all is finite, clip, step, tell what happened, then heed what was asked for.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lora_scripts.core.control import Control
+from lora_scripts.core.events import Emit, StepDone
+from lora_scripts.core.seeds import derive_seed
+
+from . import optimizers, schedules
+from .batches import Batches, Window
+from .objective import Objective
+from .precision import Precision
+from .state import TrainingState
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass
+class Job:
+    """All that ``fit`` works with; built by the session."""
+
+    objective: Objective
+    batches: Batches
+    parameters: Mapping[str, torch.nn.Parameter]
+    optimizer: Any
+    precision: Precision
+    schedule: str
+    warmup_steps: int
+    total_steps: int
+    max_grad_norm: float
+    seed: int
+
+
+def fit(job: Job, state: TrainingState, emit: Emit, control: Control) -> None:
+    """Trains until ``job.total_steps`` windows are consumed or ``control`` asks to leave.
+
+    After every window a ``StepDone`` goes to ``emit``; listeners save, validate and preview there, so that
+    they always see a whole step. Raises what a listener raises, such as a guard's ``ProblemsError``.
+    """
+    control.poll()
+    if control.leaving:
+        return
+    for window in job.batches.windows(state.step, job.total_steps):
+        started = time.perf_counter()
+        rates = optimizers.set_rates(
+            job.optimizer,
+            schedules.factor(job.schedule, state.updates, total=job.total_steps, warmup=job.warmup_steps),
+        )
+        loss = backward(job, window, state.step)
+        norm = update(job, state, loss)
+        state.step += 1
+        state.last_loss = loss
+        control.poll()
+        emit(
+            StepDone(
+                epoch=state.step / job.batches.plan.windows_per_epoch,
+                loss=loss,
+                learning_rates=rates,
+                grad_norm=norm,
+                skipped=state.skipped_in_a_row > 0,
+                seconds=time.perf_counter() - started,
+                examples=window.examples,
+                memory_gib=memory_gib(job.precision.device),
+            )
+        )
+        if control.leaving:
+            return
+
+
+def backward(job: Job, window: Window, step: int) -> float:
+    """Accumulates the window's gradient and returns its loss (the weighted mean, unscaled)."""
+    import torch
+
+    job.optimizer.zero_grad(set_to_none=True)
+    totals: dict[str, float] = {}
+    for batch in window.batches:
+        for term, weight in job.objective.weights(batch).items():
+            totals[term] = totals.get(term, 0.0) + weight
+    loss = torch.zeros((), device=job.precision.device)
+    for micro, batch in enumerate(window.batches):
+        # dropout must depend on the step alone, or a resumed run would draw other masks
+        torch.manual_seed(derive_seed(job.seed, "dropout", step, micro))
+        with job.precision.autocast():
+            sums = job.objective.sums(batch)
+        terms = [
+            job.objective.coefficients[term] * value / totals[term]
+            for term, value in sums.items()
+            if totals[term] > 0
+        ]
+        part = torch.stack(terms).sum()
+        job.precision.scaler.scale(part).backward()
+        loss += part.detach()
+    return float(loss)
+
+
+def update(job: Job, state: TrainingState, loss: float) -> float:
+    """One optimizer step if loss and gradient are finite, else none. Returns the gradient's norm.
+
+    Gradients stay in place, unscaled and clipped, for listeners to look at until the next window.
+    """
+    import torch
+
+    scaler = job.precision.scaler
+    scaler.unscale_(job.optimizer)
+    parameters = list(job.parameters.values())
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, job.max_grad_norm, foreach=True))
+    if math.isfinite(loss) and math.isfinite(norm):
+        scaler.step(job.optimizer)
+        state.updates += 1
+        state.skipped_in_a_row = 0
+    else:
+        state.skipped_in_a_row += 1
+    scaler.update()
+    return norm
+
+
+def memory_gib(device: Any) -> float:
+    """Peak memory of the card, or what the process holds on a machine without one, in GiB."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    import psutil
+
+    return psutil.Process().memory_info().rss / 2**30

@@ -1,0 +1,44 @@
+"""What is minimised: sums with weights, so that any split of a window has the same gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+    from lora_scripts.families._base import Batch, Family, Model
+
+
+class Objective(Protocol):
+    """Named terms. The loss of a window is the sum over terms of coefficient x (sum of sums / sum of weights)."""
+
+    coefficients: Mapping[str, float]
+
+    def weights(self, batch: Batch) -> dict[str, float]:
+        """Each term's weight in a micro-batch, known without a forward pass."""
+        ...
+
+    def sums(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Each term's fp32 sum over a micro-batch, with gradient."""
+        ...
+
+
+class Denoising:
+    """Mean squared error between prediction and target, one mean per picture; weight = pictures."""
+
+    coefficients: Mapping[str, float] = {"denoising": 1.0}
+
+    def __init__(self, family: Family, model: Model) -> None:
+        self.family = family
+        self.model = model
+
+    def weights(self, batch: Batch) -> dict[str, float]:
+        return {"denoising": float(len(batch["timesteps"]))}
+
+    def sums(self, batch: Batch) -> dict[str, torch.Tensor]:
+        prediction = self.family.predict(self.model, batch)
+        target = self.family.target(self.model, batch)
+        error = (prediction.float() - target.float()).square()
+        return {"denoising": error.flatten(1).mean(1).sum()}

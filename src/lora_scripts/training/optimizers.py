@@ -1,0 +1,87 @@
+"""Optimizers by name, and their state as named tensors so that a checkpoint needs no pickle.
+
+Every tensor keeps its own dtype (8-bit states too); what is not a tensor goes into JSON, floats as hex.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+SEPARATOR = "|"
+
+
+def _adamw(groups: list[dict[str, Any]], weight_decay: float) -> torch.optim.Optimizer:
+    import torch
+
+    return torch.optim.AdamW(groups, weight_decay=weight_decay, foreach=True)
+
+
+def _adamw8bit(groups: list[dict[str, Any]], weight_decay: float) -> torch.optim.Optimizer:
+    from bitsandbytes.optim import AdamW8bit
+
+    return AdamW8bit(groups, weight_decay=weight_decay)
+
+
+OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], float], Any]] = {
+    "adamw": _adamw,
+    "adamw8bit": _adamw8bit,
+}
+
+
+def build(name: str, groups: Mapping[str, tuple[Mapping[str, Any], float]], weight_decay: float) -> Any:
+    """``groups``: name -> (parameters by name, learning rate). Each becomes one parameter group."""
+    return OPTIMIZERS[name](
+        [
+            {"name": group, "params": list(parameters.values()), "lr": rate, "base_lr": rate}
+            for group, (parameters, rate) in groups.items()
+            if parameters
+        ],
+        weight_decay,
+    )
+
+
+def set_rates(optimizer: Any, factor: float) -> dict[str, float]:
+    """Multiplies each group's own rate by ``factor``; returns the rates in use by group name."""
+    rates = {}
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+        rates[group["name"]] = group["lr"]
+    return rates
+
+
+def pack_state(optimizer: Any, names: Mapping[Any, str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The state as (tensors, scalars), each under ``<parameter name>|<state key>``."""
+    import torch
+
+    tensors: dict[str, torch.Tensor] = {}
+    scalars: dict[str, Any] = {}
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            name = f"{names[parameter]}{SEPARATOR}{key}"
+            if isinstance(value, torch.Tensor):
+                tensors[name] = value.detach()
+            else:
+                scalars[name] = value.hex() if isinstance(value, float) else value
+    return tensors, scalars
+
+
+def unpack_state(
+    optimizer: Any,
+    parameters: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    scalars: Mapping[str, Any],
+) -> None:
+    """Puts a packed state back. ``load_state_dict`` is avoided: it casts 8-bit states to the weights' dtype."""
+    for name, value in [*tensors.items(), *scalars.items()]:
+        parameter_name, key = name.rsplit(SEPARATOR, 1)
+        parameter = parameters[parameter_name]
+        if isinstance(value, str):
+            value = float.fromhex(value)
+        elif not isinstance(value, int):
+            # torch keeps AdamW's step counter on the CPU whatever the weights' device
+            value = value.clone() if key == "step" else value.to(parameter.device, copy=True)
+        optimizer.state[parameter][key] = value
