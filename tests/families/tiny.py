@@ -61,7 +61,11 @@ def write_folder(path: Path, modules: dict[str, Any] | None = None, **scheduler:
     from lora_scripts.families._clip import tokenizer
 
     noise = PNDMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        skip_prk_steps=True,
+        steps_offset=1,
         **scheduler,
     )
     pipe = StableDiffusionPipeline(
@@ -79,12 +83,19 @@ def write_folder(path: Path, modules: dict[str, Any] | None = None, **scheduler:
 def original_unet(state: dict[str, torch.Tensor], layers: int, levels: int) -> dict[str, torch.Tensor]:
     """Diffusers' U-Net names -> the original's, by the published correspondence of blocks."""
     plain = {
-        "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
-        "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
+        "time_embedding.linear_1": "time_embed.0",
+        "time_embedding.linear_2": "time_embed.2",
+        "conv_in": "input_blocks.0.0",
+        "conv_norm_out": "out.0",
+        "conv_out": "out.2",
     }
     inner = (
-        (r"norm1", "in_layers.0"), (r"conv1", "in_layers.2"), (r"norm2", "out_layers.0"),
-        (r"conv2", "out_layers.3"), (r"time_emb_proj", "emb_layers.1"), (r"conv_shortcut", "skip_connection"),
+        (r"norm1", "in_layers.0"),
+        (r"conv1", "in_layers.2"),
+        (r"norm2", "out_layers.0"),
+        (r"conv2", "out_layers.3"),
+        (r"time_emb_proj", "emb_layers.1"),
+        (r"conv_shortcut", "skip_connection"),
     )
     done = {}
     for name, tensor in state.items():
@@ -102,7 +113,9 @@ def original_unet(state: dict[str, torch.Tensor], layers: int, levels: int) -> d
             down = kind == "down_blocks"
             per = layers if down else layers + 1
             base = int(block) * (layers + 1) + (1 if down else 0)
-            slot = base + (per if place == "downsamplers" else per - 1 if place == "upsamplers" else int(number))
+            slot = base + (
+                per if place == "downsamplers" else per - 1 if place == "upsamplers" else int(number)
+            )
             if place == "downsamplers":
                 head, within = f"input_blocks.{slot}.0", within.replace("conv", "op")
             elif place == "upsamplers":
@@ -123,9 +136,12 @@ def original_vae(state: dict[str, torch.Tensor], levels: int) -> dict[str, torch
         new = name
         new = re.sub(r"down_blocks\.(\d+)\.resnets\.(\d+)", r"down.\1.block.\2", new)
         new = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0", r"down.\1.downsample", new)
-        new = re.sub(r"up_blocks\.(\d+)\.resnets\.(\d+)",
-                     lambda m: f"up.{levels - 1 - int(m[1])}.block.{m[2]}", new)
-        new = re.sub(r"up_blocks\.(\d+)\.upsamplers\.0", lambda m: f"up.{levels - 1 - int(m[1])}.upsample", new)
+        new = re.sub(
+            r"up_blocks\.(\d+)\.resnets\.(\d+)", lambda m: f"up.{levels - 1 - int(m[1])}.block.{m[2]}", new
+        )
+        new = re.sub(
+            r"up_blocks\.(\d+)\.upsamplers\.0", lambda m: f"up.{levels - 1 - int(m[1])}.upsample", new
+        )
         new = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", new)
         new = new.replace("mid_block.attentions.0.group_norm", "mid.attn_1.norm")
         for ours, theirs in (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "proj_out")):
@@ -135,7 +151,9 @@ def original_vae(state: dict[str, torch.Tensor], levels: int) -> dict[str, torch
     return done
 
 
-def original_state(modules: dict[str, Any], *, text_model: bool = True, vae: bool = True) -> dict[str, torch.Tensor]:
+def original_state(
+    modules: dict[str, Any], *, text_model: bool = True, vae: bool = True
+) -> dict[str, torch.Tensor]:
     """Everything under the names of a single Stable Diffusion 1.x file."""
     unet, text = modules["unet"], modules["text_encoder"]
     config = unet.config
@@ -147,12 +165,16 @@ def original_state(modules: dict[str, Any], *, text_model: bool = True, vae: boo
     found[f"cond_stage_model.transformer.{inner}embeddings.position_ids"] = torch.arange(77).unsqueeze(0)
     if vae:
         levels = len(modules["vae"].config.block_out_channels)
-        found |= {f"first_stage_model.{n}": t for n, t in original_vae(modules["vae"].state_dict(), levels).items()}
+        found |= {
+            f"first_stage_model.{n}": t for n, t in original_vae(modules["vae"].state_dict(), levels).items()
+        }
     found["betas"] = torch.zeros(1000)
     return {name: tensor.contiguous() for name, tensor in found.items()}
 
 
-def write_single(path: Path, modules: dict[str, Any] | None = None, *, ema: bool = False, **kwargs: Any) -> Path:
+def write_single(
+    path: Path, modules: dict[str, Any] | None = None, *, ema: bool = False, **kwargs: Any
+) -> Path:
     """One ``.safetensors`` in the original layout. ``ema``: with flattened ``model_ema`` twins of the U-Net."""
     state = original_state(modules or parts(), **kwargs)
     if ema:

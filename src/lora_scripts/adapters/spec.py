@@ -76,7 +76,8 @@ def match_targets(
     if isinstance(preset, str) and preset in sheet.target_presets:
         table = sheet.target_presets[preset]
         matched = {
-            c: [m for m in modules[c] if any(re.fullmatch(p, m) for p in table.get(c, ()))] for c in components
+            c: [m for m in modules[c] if any(re.fullmatch(p, m) for p in table.get(c, ()))]
+            for c in components
         }
     elif isinstance(preset, str):
         near = did_you_mean(preset, sheet.target_presets) or sheet.default_preset

@@ -24,6 +24,11 @@ def _order(tensors: Mapping[str, Tensor]) -> list[str]:
     return sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
 
 
+def in_order(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names in the order of the file: wide dtypes first, as the library does, so that each stays aligned."""
+    return sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+
+
 def header_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
     """The file's start: eight bytes of length, then JSON with ordered keys, padded to a multiple of eight.
 
@@ -61,7 +66,9 @@ def write_tensors(
         handle.write(raw(tensors[name]))
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def write_safetensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
     """Writes ``path`` atomically."""
     write_atomic(path, lambda handle: write_tensors(handle, tensors, metadata))
 

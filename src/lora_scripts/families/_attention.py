@@ -34,5 +34,9 @@ def choose_attention(module: nn.Module, device: torch.device, dtype: torch.dtype
     """On a CPU in half precision the fused kernel's backward pass is the slower one; elsewhere it is faster."""
     import torch
 
-    if device.type == "cpu" and dtype in (torch.bfloat16, torch.float16) and hasattr(module, "set_attn_processor"):
+    if (
+        device.type == "cpu"
+        and dtype in (torch.bfloat16, torch.float16)
+        and hasattr(module, "set_attn_processor")
+    ):
         module.set_attn_processor(ByShape())

@@ -51,7 +51,7 @@ class Sheet:
 
     ``target_presets``: preset -> component -> regular expressions that match whole module names.
     ``base_versions`` (``ss_base_model_version``) and ``architectures`` (ModelSpec): by prediction type.
-    ``denoiser``: the component that predicts. ``tokenizers``: folder names of its tokenizers.
+    ``implementation``: whose code the LoRA's names follow (ModelSpec). ``denoiser``: the component that predicts. ``tokenizers``: folder names of its tokenizers.
     """
 
     name: str
@@ -65,6 +65,7 @@ class Sheet:
     default_preset: str
     base_versions: Mapping[str, str]
     architectures: Mapping[str, str]
+    implementation: str
     resolution: int
     supports: Mapping[str, bool | Unsupported]
 
@@ -198,5 +199,11 @@ class Family(Protocol):
     def prompts(self, model: Model, texts: Sequence[str]) -> list[PromptInputs]: ...
 
     def pipeline(self, model: Model) -> Any: ...
+
+    def probe_text(self, model: Model, generator: torch.Generator) -> dict[str, Tensor]: ...
+
+    def latent_factor(self, model: Model) -> int: ...
+
+    def set_gradient_checkpointing(self, model: Model, on: bool) -> None: ...
 
     def names(self, component: str, module_name: str) -> str: ...

@@ -32,6 +32,4 @@ def tokenizer(*, pad_token: str = "<|endoftext|>") -> Any:
     """The tokenizer of OpenAI's CLIP. OpenCLIP encoders pad with ``"!"`` instead."""
     from transformers import CLIPTokenizer
 
-    return CLIPTokenizer(
-        vocab=vocabulary(), merges=merges(), model_max_length=LENGTH, pad_token=pad_token
-    )
+    return CLIPTokenizer(vocab=vocabulary(), merges=merges(), model_max_length=LENGTH, pad_token=pad_token)

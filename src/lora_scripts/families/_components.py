@@ -106,7 +106,9 @@ def shared_copy(part: Component, module: nn.Module) -> nn.Module:
     """A second module without adapters that shares ``module``'s base weights: costs no memory."""
     fresh = build(part, config_of(module))
     state = base_state(module)
-    fresh.load_state_dict({n: t for n, t in state.items() if n in fresh.state_dict()}, assign=True, strict=True)
+    fresh.load_state_dict(
+        {n: t for n, t in state.items() if n in fresh.state_dict()}, assign=True, strict=True
+    )
     for name, buffer in fresh.named_buffers():
         owner, _, leaf = name.rpartition(".")
         if name in state:
@@ -139,4 +141,6 @@ def weight_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     """Module name -> shape of its weight, for the layers that an adapter can be attached to."""
     from torch import nn
 
-    return {n: tuple(m.weight.shape) for n, m in module.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    return {
+        n: tuple(m.weight.shape) for n, m in module.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)
+    }

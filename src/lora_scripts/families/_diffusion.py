@@ -168,7 +168,9 @@ class LatentDiffusion:
     def noisy(self, model: Model, batch: Batch) -> Tensor:
         """Latents with noise added for their time steps, float32 on the model's device."""
         noised: Tensor = model.schedule.add_noise(
-            batch["latents"].to(model.device), batch["noise"].to(model.device), batch["timesteps"].to(model.device)
+            batch["latents"].to(model.device),
+            batch["noise"].to(model.device),
+            batch["timesteps"].to(model.device),
         )
         return noised
 
@@ -179,7 +181,9 @@ class LatentDiffusion:
         if "ids" in batch:
             text = self.embed(model, batch["ids"])
         else:
-            text = {n: t.to(model.device) for n, t in batch.items() if n not in ("latents", "noise", "timesteps")}
+            text = {
+                n: t.to(model.device) for n, t in batch.items() if n not in ("latents", "noise", "timesteps")
+            }
         return self.denoise(model, inputs, steps, text).float()
 
     def denoise(self, model: Model, inputs: Tensor, steps: Tensor, text: Mapping[str, Tensor]) -> Tensor:
@@ -214,6 +218,21 @@ class LatentDiffusion:
         if modules["vae"] is not None:
             _decode_any_dtype(modules["vae"])
         return pipe
+
+    def latent_factor(self, model: Model) -> int:
+        """Pixels for one latent, along a side, of a loaded model."""
+        return self.factor(model.configs)
+
+    def probe_text(self, model: Model, generator: torch.Generator) -> dict[str, Tensor]:
+        """Text for one test pass: token ids where the encoder is loaded, else random inputs."""
+        import torch
+
+        if all(name in model.modules for name in self.sheet.text_encoders):
+            from ._stages import token_ids
+
+            return {"ids": token_ids(model, ["a city street at night"])[0]}
+        width = int(model.configs[self.sheet.denoiser]["cross_attention_dim"])
+        return {"text": torch.randn((77, width), generator=generator)}
 
     def pipeline_extras(self) -> dict[str, Any]:
         return {}

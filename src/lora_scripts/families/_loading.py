@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 PREDICTIONS = ("epsilon", "v_prediction")
 
 
-def _sources(family: LatentDiffusion, source: Source, components: Mapping[str, str] | None) -> dict[str, Source]:
+def _sources(
+    family: LatentDiffusion, source: Source, components: Mapping[str, str] | None
+) -> dict[str, Source]:
     """Component -> where it comes from. ProblemsError LS4015 for a component that the family has not."""
     known = family.sheet.components
     wrong = [name for name in components or {} if name not in known]
@@ -29,7 +31,11 @@ def _sources(family: LatentDiffusion, source: Source, components: Mapping[str, s
         raise ProblemsError(
             Problem(
                 "LS4015",
-                {"component": name, "known": ", ".join(known), "near": did_you_mean(name, known) or next(iter(known))},
+                {
+                    "component": name,
+                    "known": ", ".join(known),
+                    "near": did_you_mean(name, known) or next(iter(known)),
+                },
             )
             for name in wrong
         )
@@ -72,7 +78,11 @@ def _check(family: LatentDiffusion, source: Source, configs: Mapping[str, Mappin
 
 
 def _described(
-    family: LatentDiffusion, source: Source, configs: dict[str, dict[str, Any]], modules: dict[str, Any], kind: str
+    family: LatentDiffusion,
+    source: Source,
+    configs: dict[str, dict[str, Any]],
+    modules: dict[str, Any],
+    kind: str,
 ) -> Description:
     return Description(
         source=source,
@@ -103,7 +113,12 @@ def _prepare(
     _check(family, source, configs)
     scheduler = _scheduler(family, source, prediction_type)
     modules = {name: parts.build(part, configs[name]) for name, part in family.sheet.components.items()}
-    return places, modules, scheduler, _described(family, source, configs, modules, scheduler["prediction_type"])
+    return (
+        places,
+        modules,
+        scheduler,
+        _described(family, source, configs, modules, scheduler["prediction_type"]),
+    )
 
 
 def describe(

@@ -41,10 +41,16 @@ def _denoiser(names: Shapes) -> str | None:
 
 def signature(names: Shapes) -> str | None:
     """A key of ``TITLES``, or None for weights of no known kind."""
-    if any(n.endswith((".lora_down.weight", ".lora_A.weight", ".lora.down.weight", "_lora.down.weight"))
-           or ".hada_" in n or ".lokr_" in n for n in names):
+    if any(
+        n.endswith((".lora_down.weight", ".lora_A.weight", ".lora.down.weight", "_lora.down.weight"))
+        or ".hada_" in n
+        or ".lokr_" in n
+        for n in names
+    ):
         return "lora"
-    if len(names) <= 4 and ("emb_params" in names or "clip_l" in names or all(len(s) == 2 for s in names.values())):
+    if len(names) <= 4 and (
+        "emb_params" in names or "clip_l" in names or all(len(s) == 2 for s in names.values())
+    ):
         return "embedding" if names else None
     if any("joint_blocks." in n for n in names) or any(
         n.startswith("transformer/transformer_blocks.") and ".attn.add_k_proj" in n for n in names

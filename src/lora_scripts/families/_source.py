@@ -51,7 +51,11 @@ class Source:
         for path in files:
             digest.update(path.relative_to(self.path.parent).as_posix().removeprefix(self.path.name).encode())
             _hash_into(digest, path)
-        return {"kind": self.kind, "bytes": sum(path.stat().st_size for path in files), "sha256": digest.hexdigest()}
+        return {
+            "kind": self.kind,
+            "bytes": sum(path.stat().st_size for path in files),
+            "sha256": digest.hexdigest(),
+        }
 
 
 def _hash_into(digest: Any, path: Path) -> None:
@@ -89,7 +93,9 @@ def _folder(given: str, path: Path) -> Source:
         for file in weights_in(path / part):
             headers[f"{part}/{file.name}"] = read_header(file)
     shapes = {
-        f"{key.split('/')[0]}/{name}": shape for key, head in headers.items() for name, shape in head.shapes.items()
+        f"{key.split('/')[0]}/{name}": shape
+        for key, head in headers.items()
+        for name, shape in head.shapes.items()
     }
     return Source(given, "folder", path, headers, shapes, {})
 
@@ -157,14 +163,14 @@ def find(config_family: str, source: Source) -> Family:
             return matches[0]
         known = ", ".join(family_named(name).sheet.title for name in family_names())
         if kind:
-            raise ProblemsError(Problem("LS4009", {"path": str(source.path), "kind": kind, "known": known}, where))
+            raise ProblemsError(
+                Problem("LS4009", {"path": str(source.path), "kind": kind, "known": known}, where)
+            )
         raise ProblemsError(Problem("LS4016", {"path": str(source.path), "known": known}, where))
     family = family_named(config_family)
     if family in matches:
         return family
     if kind is None:
-        raise ProblemsError(
-            Problem("LS4016", {"path": str(source.path), "known": family.sheet.title}, where)
-        )
+        raise ProblemsError(Problem("LS4016", {"path": str(source.path), "known": family.sheet.title}, where))
     params = {"path": str(source.path), "kind": kind, "family": config_family, "title": family.sheet.title}
     raise ProblemsError(Problem("LS4008", params, where))

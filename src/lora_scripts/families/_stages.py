@@ -42,7 +42,9 @@ def latents_stage(model: Model, dtype: torch.dtype, background: str) -> Stage:
         results = []
         for sample in samples:
             pixels = prepare(decode(sample.picture.path, background=background), sample.placement)
-            image = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0).to(weight.device).float() / 127.5 - 1
+            image = (
+                torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0).to(weight.device).float() / 127.5 - 1
+            )
             with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
                 moments = vae.encode(image.to(weight.dtype)).latent_dist.parameters
             results.append({"latents": moments[0].to(device="cpu", dtype=dtype).contiguous()})
@@ -93,7 +95,9 @@ def text_stage(model: Model, dtype: torch.dtype) -> Stage:
     return Stage(
         name="text",
         components=names,
-        key=lambda sample: _digest("text", 1, marks, vocabulary, str(model.dtype), str(dtype), sample.caption),
+        key=lambda sample: _digest(
+            "text", 1, marks, vocabulary, str(model.dtype), str(dtype), sample.caption
+        ),
         group=lambda sample: 0,
         run=run,
     )

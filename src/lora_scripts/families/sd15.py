@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 from ._base import Component, Model, Sheet, Unsupported
 from ._clip import tokenizer
 from ._diffusion import LatentDiffusion
-from ._single_file import Layout, clip_widths, convert_clip, convert_unet, convert_vae, unet_widths, vae_widths
+from ._single_file import (
+    Layout,
+    clip_widths,
+    convert_clip,
+    convert_unet,
+    convert_vae,
+    unet_widths,
+    vae_widths,
+)
 from ._source import Source
 
 if TYPE_CHECKING:
@@ -39,6 +47,7 @@ SHEET = Sheet(
     default_preset="attention-mlp",
     base_versions={"epsilon": "sd_v1", "v_prediction": "sd_v1_v"},
     architectures={"epsilon": "stable-diffusion-v1/lora", "v_prediction": "stable-diffusion-v1/lora"},
+    implementation="diffusers",
     resolution=512,
     supports={
         "text_encoder_training": True,
@@ -117,7 +126,9 @@ class StableDiffusion1(LatentDiffusion):
             return {"tokenizer": tokenizer()}
         from transformers import CLIPTokenizer
 
-        return {"tokenizer": CLIPTokenizer.from_pretrained(str(source.path / "tokenizer"), local_files_only=True)}
+        return {
+            "tokenizer": CLIPTokenizer.from_pretrained(str(source.path / "tokenizer"), local_files_only=True)
+        }
 
     def embed(self, model: Model, ids: Tensor) -> dict[str, Tensor]:
         encoder = model.modules["text_encoder"]

@@ -1,0 +1,76 @@
+"""The one LoRA layout that the WebUI, Forge, ComfyUI, sd-scripts and Diffusers all load with equal effect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..adapters.attach import Adapter
+from ..core.problems import Location, Problem, ProblemsError
+from ..families._base import Model
+from .facts import ExportFacts
+from .metadata import metadata_of
+from .tensors_file import write_safetensors
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Exported:
+    """``layers``: adapted modules in the file. ``tensors``: what was written, on the CPU."""
+
+    path: Path
+    layers: int
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+
+
+def lora_tensors(model: Model, adapter: Adapter, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """Kohya name -> tensor: ``.lora_down.weight`` and ``.lora_up.weight`` in ``dtype`` (default float16) and a
+    0-d float32 ``.alpha``, the same in every layer.
+
+    A client computes ``alpha / rank * up @ down``; where a layer's own scale differs from that, the rest is
+    folded into ``up``. Convolutions stay four-dimensional. Raises ProblemsError LS4030 where not all numbers
+    are finite in ``dtype``.
+    """
+    import torch
+
+    kind = dtype or torch.float16
+    found: dict[str, Tensor] = {}
+    broken: list[str] = []
+    for component, modules in adapter.matched.items():
+        for module in modules:
+            own = f"{component}.{module}"
+            down = adapter.parameters[f"{own}.lora_A.weight"].detach().float().cpu()
+            up = adapter.parameters[f"{own}.lora_B.weight"].detach().float().cpu()
+            rest = adapter.scale_of(own) / (adapter.spec.alpha / down.shape[0])
+            if abs(rest - 1.0) > 1e-9:
+                up = up * rest
+            name = model.family.names(component, module)
+            halves = {f"{name}.lora_down.weight": down.to(kind), f"{name}.lora_up.weight": up.to(kind)}
+            if not all(bool(torch.isfinite(half).all()) for half in halves.values()):
+                broken.append(own)
+            found |= {key: half.clone() for key, half in halves.items()}
+            found[f"{name}.alpha"] = torch.tensor(float(adapter.spec.alpha), dtype=torch.float32)
+    if broken:
+        raise ProblemsError(Problem("LS4030", {"layers": ", ".join(broken[:3])}))
+    return found
+
+
+def export_lora(
+    path: Path, model: Model, adapter: Adapter, facts: ExportFacts, *, dtype: torch.dtype | None = None
+) -> Exported:
+    """Writes the LoRA to ``path``, atomically; equal adapters and facts give equal bytes.
+
+    ``dtype`` defaults to float16, the field's habit: half the size, and rounding far below what is visible.
+    """
+    try:
+        tensors = lora_tensors(model, adapter, dtype)
+    except ProblemsError as error:
+        raise ProblemsError(Problem(p.code, p.params, Location(str(path))) for p in error.problems) from error
+    metadata = metadata_of(tensors, model, adapter, facts)
+    write_safetensors(path, tensors, metadata)
+    return Exported(path, sum(len(names) for names in adapter.matched.values()), tensors, metadata)

@@ -1,0 +1,137 @@
+"""Proof that a written LoRA does what was trained: loaded by Diffusers onto the bare base and compared."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..adapters.attach import Adapter, disabled
+from ..core.problems import Location, Problem, ProblemsError
+from ..core.seeds import derive_seed
+from ..families._attention import choose_attention
+from ..families._base import Item, Model
+from ..families._components import shared_copy
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+NAME = "readback"
+ALLOWED = {"float32": 1e-2, "bfloat16": 6e-2, "float16": 6e-2}
+"""By the base's dtype: the largest relative difference, of layers and of outputs. A wrong alpha, a lost layer
+or swapped names make differences of the order of one; rounding to fp16 makes about 1e-3."""
+
+
+@dataclass(frozen=True)
+class Readback:
+    """``layers``: component -> LoRA layers that the client applied. ``weights``: the largest relative difference
+    of a layer's ``scale * B @ A``. ``output``: the largest absolute difference of outputs; ``relative``: their
+    distance over the adapter's own effect on them (over the output in half precision)."""
+
+    layers: dict[str, int]
+    weights: float
+    output: float
+    relative: float
+
+
+def _product(first: Tensor, second: Tensor, scale: float) -> Tensor:
+    return scale * (second.flatten(1).double() @ first.flatten(1).double())
+
+
+def lora_layers(module: nn.Module, name: str = NAME) -> dict[str, Any]:
+    """Module name -> the PEFT layers on which the adapter ``name`` is active."""
+    return {n: m for n, m in module.named_modules() if name in getattr(m, "lora_A", {})}
+
+
+def _compare_weights(adapter: Adapter, component: str, found: dict[str, Any], written: torch.dtype) -> float:
+    """The largest relative difference of a layer; a layer that is zero in both counts as equal."""
+    import torch
+
+    worst = 0.0
+    with torch.no_grad():
+        for name, layer in found.items():
+            own = f"{component}.{name}"
+            halves = (adapter.parameters[f"{own}.lora_{half}.weight"].to(written).cpu() for half in "AB")
+            wanted = _product(*halves, adapter.scale_of(own))
+            got = _product(
+                layer.lora_A[NAME].weight.cpu(), layer.lora_B[NAME].weight.cpu(), layer.scaling[NAME]
+            )
+            distance, size = float((wanted - got).norm()), float(wanted.norm())
+            worst = max(worst, distance / size if size else distance)
+    return worst
+
+
+def probe(model: Model) -> tuple[Item, Any]:
+    """A fixed item and draw for one small forward pass: random moments and token ids, or text inputs."""
+    import torch
+
+    from ..families._base import Draw
+
+    generator = torch.Generator("cpu").manual_seed(derive_seed(0, NAME))
+    side = max(8, model.description.size_multiple // model.family.latent_factor(model))
+    channels = int(model.configs["vae"]["latent_channels"])
+    moments = torch.randn((2 * channels, side, side), generator=generator)
+    return {"latents": moments, **model.family.probe_text(model, generator)}, Draw(1, 500)
+
+
+def read_back(path: Path, model: Model, adapter: Adapter) -> Readback:
+    """Loads ``path`` through Diffusers' own loader onto a copy of the base that shares its weights, and compares
+    layers and outputs with the trained model. Nothing about ``model`` changes.
+
+    Raises ProblemsError: LS4031 other layers than were trained, LS4032 another effect.
+    """
+    import torch
+    from safetensors import safe_open
+
+    family = model.family
+    parts = {n: p for n, p in family.sheet.components.items() if p.kohya and n in model.modules}
+    copies = {name: shared_copy(part, model.modules[name]) for name, part in parts.items()}
+    choose_attention(copies[family.sheet.denoiser], model.device, model.dtype)
+    bare = dataclasses.replace(model, modules=copies)
+    pipe = family.pipeline(bare)
+    pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=NAME, local_files_only=True)
+    found = {name: lora_layers(copy) for name, copy in copies.items()}
+    counts = {name: len(layers) for name, layers in found.items() if layers}
+    where = Location(str(path))
+    wanted = {name: len(modules) for name, modules in adapter.matched.items()}
+    if counts != wanted or any(set(found[n]) != set(adapter.matched[n]) for n in wanted):
+        params = {"path": str(path), "found": sum(counts.values()), "expected": sum(wanted.values())}
+        raise ProblemsError(Problem("LS4031", params, where))
+    with safe_open(str(path), framework="pt") as handle:
+        first = next(name for name in handle.keys() if name.endswith(".lora_up.weight"))  # noqa: SIM118
+        written = handle.get_tensor(first).dtype
+    weights = max(_compare_weights(adapter, name, found[name], written) for name in wanted)
+
+    item, draw = probe(model)
+    batch = family.collate(model, [item], [draw])
+    modes = {name: model.modules[name].training for name in wanted}
+    try:
+        with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
+            for name in wanted:
+                model.modules[name].eval()
+            trained = family.predict(model, batch).double()
+            with disabled(adapter):
+                base = family.predict(model, batch).double()
+            read = family.predict(bare, batch).double()
+    finally:
+        for name, mode in modes.items():
+            model.modules[name].train(mode)
+    distance, effect = float((trained - read).norm()), float((trained - base).norm())
+    size = float(trained.norm())
+    if model.dtype == torch.float32:
+        relative = distance / (effect + 1e-4 * size) if size else distance
+    else:
+        relative = distance / size if size else distance
+    allowed = ALLOWED[str(model.dtype).removeprefix("torch.")]
+    for what, value in (("weights", weights), ("output", relative)):
+        if not value <= allowed:
+            params = {
+                "path": str(path),
+                "what": what,
+                "difference": f"{value:.3g}",
+                "allowed": f"{allowed:g}",
+            }
+            raise ProblemsError(Problem("LS4032", params, where))
+    return Readback(counts, weights, float((trained - read).abs().max()), relative)
