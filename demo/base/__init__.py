@@ -1,0 +1,1 @@
+"""Makes the embedded base model `builtin:demo` from nothing but drawn pictures (`python -m demo.base`)."""
