@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-base demo-reference test test-all test-gpu lint type format check
+.PHONY: help setup demo demo-base demo-reference test test-all test-gpu lint type format docs check
 
 help:  ## List what can be done
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,5 +39,8 @@ type: setup  ## Check the types (.venv/bin/python -m mypy)
 
 format: setup  ## Bring the code into its form (.venv/bin/python -m ruff format .)
 	$(VENV) -m ruff format .
+
+docs: setup  ## Write the pages made from schema and messages (.venv/bin/python scripts/write_reference.py)
+	$(VENV) scripts/write_reference.py
 
 check: lint type test  ## lint, type and test

@@ -53,5 +53,6 @@ def errors_markdown(lang: str | None = None) -> str:
 
 
 def _literal(text: str) -> str:
-    """Angle brackets are placeholders or ``<lora:...>`` here, never HTML."""
+    """One line; angle brackets are placeholders or ``<lora:...>`` here, never HTML."""
+    text = " ".join(text.split())
     return text.replace("<", "&lt;") if "`" not in text else text
