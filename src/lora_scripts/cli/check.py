@@ -15,13 +15,18 @@ OutputDir = Annotated[str | None, typer.Option("--output-dir", metavar="DIR", he
 
 
 def check(config: Config, set_: Overrides = None, output_dir: OutputDir = None) -> int:
+    from rich.console import Console
+
     from lora_scripts.config.load import load_config
     from lora_scripts.preflight.plan import plan_lines
     from lora_scripts.preflight.prepare import prepare
 
     from .console import print_problems
+    from .progress import phase_bar
 
-    prepared = prepare(load_config(config, overrides=set_ or (), output_dir=output_dir))
+    run_config = load_config(config, overrides=set_ or (), output_dir=output_dir)
+    with phase_bar(Console(stderr=True)) as progress:
+        prepared = prepare(run_config, progress)
     print_problems(prepared.problems)
     for line in plan_lines(prepared):
         typer.echo(line)

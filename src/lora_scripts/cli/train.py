@@ -25,7 +25,8 @@ def train(
     from lora_scripts.preflight.plan import plan_lines
     from lora_scripts.preflight.prepare import prepare
 
-    from .console import phase_bar, print_problems
+    from .console import print_problems
+    from .progress import phase_bar
 
     run_config = load_config(config, overrides=set_ or (), output_dir=output_dir)
     if resume:
@@ -38,6 +39,6 @@ def train(
     for line in plan_lines(prepared):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    from lora_scripts.training.session import execute
+    from lora_scripts.training.execute import execute
 
     return execute(prepared, overwrite=overwrite, console=console)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -17,6 +17,7 @@ from .schema import DEFAULT_EPOCHS, RunConfig
 
 EXCLUSIVE = (("epochs", "max_steps"), ("validation.data_dir", "validation.split"))
 MAX_CONFIG_BYTES = 1_000_000
+FULL_WIDTH_KEY = re.compile(r"\s*[\w.-]+\s*：")
 Key = tuple[str | int, ...]
 
 
@@ -52,9 +53,14 @@ def load_config(
     _apply_overrides(document, given, problems)
     _check_exclusive(document, problems)
     config = _validate(document, problems)
-    raise_errors(problems)
+    raise_errors(sorted(problems, key=_by_place))
     assert config is not None
     return config
+
+
+def _by_place(problem: Problem) -> tuple[int, int]:
+    where = problem.where
+    return (where.line or 0, where.column or 0) if where else (0, 0)
 
 
 def from_values(values: Mapping[str, Any], source: str) -> RunConfig:
@@ -92,7 +98,9 @@ def _read_file(path: Path, problems: list[Problem]) -> _Document:
             raise ProblemsError(Problem("LS1012", {"path": name}))
         raw = path.read_bytes()
     except OSError as error:
-        raise ProblemsError(Problem("LS1001", {"path": name, "reason": error.strerror or str(error)})) from None
+        raise ProblemsError(
+            Problem("LS1001", {"path": name, "reason": error.strerror or str(error)})
+        ) from None
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -118,7 +126,7 @@ def _parse(text: str, name: str, problems: list[Problem]) -> _Document:
         tree = yaml.load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise ProblemsError(Problem(*_syntax(text, mark, error), _at(name, mark))) from None
+        raise ProblemsError(_syntax(text, name, mark, error)) from None
     except (YAMLError, ValueError, RecursionError) as error:
         detail = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ProblemsError(Problem("LS1003", {"detail": detail}, Location(name))) from None
@@ -134,16 +142,17 @@ def _at(name: str, mark: Any) -> Location:
     return Location(name, mark.line + 1, mark.column + 1) if mark else Location(name)
 
 
-def _syntax(text: str, mark: Any, error: Any) -> tuple[str, dict[str, Any]]:
+def _syntax(text: str, name: str, mark: Any, error: Any) -> Problem:
     """The plainest true sentence about a syntax error: a known habit first, the parser's words else."""
     lines = text.splitlines()
-    line = lines[mark.line] if mark and mark.line < len(lines) else ""
-    near = "\n".join(lines[max(0, mark.line - 1) : mark.line + 1]) if mark else ""
-    if "\uff1a" in near:
-        return "LS1013", {"text": line.strip()}
-    if "\t" in near:
-        return "LS1014", {}
-    return "LS1003", {"detail": str(error.problem or error.context or "").strip()}
+    last = min(mark.line, len(lines) - 1) if mark else -1
+    for number in range(last, max(-1, last - 2), -1):
+        if FULL_WIDTH_KEY.match(lines[number]):
+            return Problem("LS1013", {"text": lines[number].strip()}, Location(name, number + 1))
+        if "\t" in lines[number][: len(lines[number]) - len(lines[number].lstrip())]:
+            return Problem("LS1014", {}, Location(name, number + 1))
+    detail = str(error.problem or error.context or "").strip()
+    return Problem("LS1003", {"detail": detail}, _at(name, mark))
 
 
 def _plain(node: Any, name: str, key: Key, places: dict[Key, Location]) -> Any:
@@ -169,9 +178,7 @@ def _plain(node: Any, name: str, key: Key, places: dict[Key, Location]) -> Any:
     return None if node is None else str(node)
 
 
-def _apply_overrides(
-    document: _Document, given: Sequence[tuple[str, str]], problems: list[Problem]
-) -> None:
+def _apply_overrides(document: _Document, given: Sequence[tuple[str, str]], problems: list[Problem]) -> None:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -271,7 +278,11 @@ def _translate(item: Any, document: _Document) -> tuple[Problem, Key]:
         return Problem("LS1008", {"key": ".".join(map(str, key))}, document.places.get(())), key
     if kind == "control_character":
         return Problem("LS1015", {"key": ".".join(map(str, key))}, document.place(key)), key
-    params = {"key": ".".join(map(str, key)), "value": _short(item.get("input")), "expected": _expected(item, key)}
+    params = {
+        "key": ".".join(map(str, key)),
+        "value": _short(item.get("input")),
+        "expected": _expected(item, key),
+    }
     return Problem("LS1016", params, document.place(key)), key
 
 
@@ -293,11 +304,3 @@ def _expected(item: Any, key: Key) -> str:
     if info is None:
         return str(item["msg"])
     return describe_type(info)
-
-
-def known_families_problem(name: str, known: Sequence[str], where: Location | None) -> Problem:
-    near = did_you_mean(name, known) or ", ".join(known)
-    return Problem("LS1017", {"value": name, "known": ", ".join(known), "suggestion": near}, where)
-
-
-__all__ = ["dump_yaml", "from_values", "get_args", "known_families_problem", "load_config"]

@@ -71,9 +71,9 @@ class Logging(Section):
 
 
 class RunConfig(Section):
-    task_type: Annotated[
-        Literal["image-generation", "text-generation"], BeforeValidator(_task)
-    ] = "image-generation"
+    task_type: Annotated[Literal["image-generation", "text-generation"], BeforeValidator(_task)] = (
+        "image-generation"
+    )
 
     train_data_dir: PathText
     metadata_path: PathText | None = None
@@ -112,7 +112,9 @@ class RunConfig(Section):
     num_processes: Literal["auto"] | Annotated[Whole, Field(ge=1)] = harmless("auto")
 
     output_dir: PathText
-    output_name: Annotated[str, Field(pattern=r"^[^/\\:*?\"<>|\x00-\x1f.][^/\\:*?\"<>|\x00-\x1f]*$")] | None = None
+    output_name: (
+        Annotated[str, Field(pattern=r"^[^/\\:*?\"<>|\x00-\x1f.][^/\\:*?\"<>|\x00-\x1f]*$")] | None
+    ) = None
     save_steps: Every = harmless(100)
     keep_checkpoints: Annotated[Whole, Field(ge=1)] = harmless(3)
     keep_exports: Annotated[Whole, Field(ge=0)] | None = harmless(None)

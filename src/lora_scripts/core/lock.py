@@ -34,7 +34,9 @@ class RunLock:
         try:
             self._lock.acquire()
         except Timeout:
-            raise ProblemsError(Problem("LS5001", {"path": str(self.folder.root), **self._holder()})) from None
+            raise ProblemsError(
+                Problem("LS5001", {"path": str(self.folder.root), **self._holder()})
+            ) from None
         me = psutil.Process()
         owner = {"pid": me.pid, "started": me.create_time(), "host": socket.gethostname()}
         self.folder.lock.write_text(json.dumps(owner), encoding="utf-8")

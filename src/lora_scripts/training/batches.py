@@ -35,7 +35,13 @@ class Batches:
     """The n-th window of a run is a function of (plan, seed, n): a resume only needs n."""
 
     def __init__(
-        self, family: Family, model: Model, stages: CachedStages, samples: Sequence[Sample], plan: Plan, seed: int
+        self,
+        family: Family,
+        model: Model,
+        stages: CachedStages,
+        samples: Sequence[Sample],
+        plan: Plan,
+        seed: int,
     ) -> None:
         self.family = family
         self.model = model
@@ -49,7 +55,10 @@ class Batches:
         batches = []
         for micro in micro_batches:
             items = [self.stages.item(self.samples[index]) for index in micro.indices]
-            draws = [Draw(derive_seed(self.seed, "draw", epoch, self.samples[index].picture.sha256)) for index in micro.indices]
+            draws = [
+                Draw(derive_seed(self.seed, "draw", epoch, self.samples[index].picture.sha256))
+                for index in micro.indices
+            ]
             batches.append(self.family.collate(self.model, items, draws))
         return Window(epoch, tuple(batches), tuple(micro.indices for micro in micro_batches))
 

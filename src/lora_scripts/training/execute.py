@@ -64,7 +64,8 @@ class Run:
     def __init__(
         self, prepared: Prepared, config: RunConfig, folder: RunFolder, device: torch.device, console: Console
     ) -> None:
-        assert prepared.description is not None and prepared.dataset is not None
+        assert prepared.description is not None
+        assert prepared.dataset is not None
         self.prepared = prepared
         self.config = config
         self.folder = folder
@@ -74,7 +75,8 @@ class Run:
         self.state = TrainingState()
         self.bus = Bus(self.state)
         self.control = Control(folder.control, lambda name: self.bus.emit(ControlTaken(request=name)))
-        self.identity = Identity.of(config, prepared.description.fingerprint, self.dataset.fingerprint())
+        self.data = self.dataset.fingerprint()
+        self.identity = Identity.of(config, prepared.description.fingerprint, self.data)
         self.store = CheckpointStore(
             folder.checkpoints, identity=self.identity.digest, keep=config.keep_checkpoints
         )
@@ -87,12 +89,14 @@ class Run:
         records.write_start(config, self.folder, self.device)
         snapshot, damaged = self._newest() if start == "resume" else (None, [])
         self.bus.add([JsonLines(self.folder.events, config.logging.every_steps)])
-        self.bus.add([ConsoleLines(self.console, self.dataset.total_steps, self.state.step, config.save_steps)])
+        self.bus.add(
+            [ConsoleLines(self.console, self.dataset.total_steps, self.state.step, config.save_steps)]
+        )
         status, code = "failed", 1
         try:
             self._tell_resume(start, snapshot, damaged)
             with translated():
-                session = open_session(self.prepared, config, self.device, self._progress)
+                session = open_session(self.prepared, config, self.data, self.device, self._progress)
                 if snapshot is not None:
                     put_back(session, snapshot)
                 status, code = self._train(session)
@@ -163,8 +167,10 @@ class Run:
         if self.control.take("stop"):
             self._say("run.left", step=state.step, total=job.total_steps)
             return "stopped", self.control.exit_code
-        finish(session, state, self.prepared, self.folder, self.bus.emit)
-        self._say("run.finished", weights=self.folder.weights, named=self.folder.export(), name=self.config.name)
+        finish(session, state, self.folder, self.bus.emit)
+        self._say(
+            "run.finished", weights=self.folder.weights, named=self.folder.export(), name=self.config.name
+        )
         if self.prepared.source is not None and self.prepared.source.builtin:
             self._say("run.demo_base")
         return "finished", 0
@@ -175,7 +181,7 @@ class Run:
         saving = Saving(
             self.store,
             lambda: snapshot_of(session, state),
-            lambda path: export_adapter(session, state, self.prepared, path),
+            lambda path: export_adapter(session, state, path),
             self.folder,
             state,
             self.control,
@@ -215,5 +221,3 @@ class Run:
         if config.preview.prompts:
             self.bus.add([Previews(session, self.folder, self.control, self.bus.emit)])
         return saving
-
-

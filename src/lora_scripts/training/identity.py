@@ -38,12 +38,16 @@ class Identity:
 
     @property
     def digest(self) -> str:
-        text = json.dumps([dict(self.config), dict(self.base), dict(self.data)], sort_keys=True, ensure_ascii=False)
+        text = json.dumps(
+            [dict(self.config), dict(self.base), dict(self.data)], sort_keys=True, ensure_ascii=False
+        )
         return hashlib.sha256(text.encode()).hexdigest()
 
     def write(self, folder: RunFolder) -> None:
         write_atomic(folder.data, _json(self.data))
-        write_atomic(folder.identity, _json({"digest": self.digest, "config": self.config, "base": self.base}))
+        write_atomic(
+            folder.identity, _json({"digest": self.digest, "config": self.config, "base": self.base})
+        )
 
     def differences(self, folder: RunFolder) -> list[str]:
         """One line for each thing in which the run in ``folder`` differs from this one."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Objective(Protocol):
-    """Named terms. The loss of a window is the sum over terms of coefficient x (sum of sums / sum of weights)."""
+    """Named terms. A window's loss is the sum over terms of coefficient x (sum of sums / sum of weights)."""
 
     coefficients: Mapping[str, float]
 

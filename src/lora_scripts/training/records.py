@@ -13,7 +13,7 @@ from typing import Any
 
 from lora_scripts import __version__
 from lora_scripts.config.load import dump_yaml
-from lora_scripts.config.schema import RunConfig
+from lora_scripts.config.schema import RunConfig, harmless_keys
 from lora_scripts.core.files import write_atomic
 from lora_scripts.core.paths import RunFolder
 
@@ -41,6 +41,29 @@ def config_values(config: RunConfig) -> dict[str, Any]:
     if config.validation.data_dir is not None:
         del values["validation"]["split"]
     return values
+
+
+LENGTH = frozenset({"epochs", "max_steps"})
+
+
+def experiment_values(config: RunConfig) -> dict[str, Any]:
+    """What a file's header keeps: the keys that shape what is learnt, and none that only watch or save.
+
+    So a LoRA has the same bytes whether or not its run was saved, previewed or logged on the way.
+    """
+    left_out = harmless_keys() - LENGTH | {"output_dir"}
+
+    def kept(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        result = {}
+        for key, value in values.items():
+            inner = (
+                kept(value, f"{prefix}{key}.") if isinstance(value, dict) and key != "components" else value
+            )
+            if prefix + key not in left_out and inner != {}:
+                result[key] = inner
+        return result
+
+    return kept(config_values(config))
 
 
 def write_start(config: RunConfig, folder: RunFolder, device: Any) -> None:

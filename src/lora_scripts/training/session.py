@@ -42,7 +42,8 @@ def pick_device() -> torch.device:
 def resolve(prepared: Prepared, mode: str) -> RunConfig:
     """The config with every ``auto``, and every default that depends on base or machine, filled in."""
     config, family, description = prepared.config, prepared.family, prepared.description
-    assert family is not None and description is not None
+    assert family is not None
+    assert description is not None
     update: dict[str, Any] = {
         "family": family.sheet.name,
         "resolution": description.resolution if config.resolution == "auto" else config.resolution,
@@ -74,6 +75,7 @@ class Session:
     model: Model
     adapter: Adapter
     dataset: DatasetReport
+    data: Mapping[str, Any]
     stages: CachedStages
     batches: Batches
     job: Job
@@ -82,14 +84,22 @@ class Session:
 
 
 def open_session(
-    prepared: Prepared, config: RunConfig, device: torch.device, progress: Progress
+    prepared: Prepared,
+    config: RunConfig,
+    data: Mapping[str, Any],
+    device: torch.device,
+    progress: Progress,
 ) -> Session:
     """Loads the base, attaches the adapter, fills the cache, lets go of what is then idle.
 
+    ``data`` is the fingerprint of what is learnt from.
     ``progress`` may raise to leave; the cache on disk is then whole as far as it got.
     """
     family, source, dataset = prepared.family, prepared.source, prepared.dataset
-    assert family is not None and source is not None and dataset is not None
+    assert family is not None
+    assert source is not None
+    assert dataset is not None
+    assert dataset.plan is not None
     precision = Precision(config.mixed_precision, device)
     progress("base", 0, 1)
     model = family.load(
@@ -117,7 +127,9 @@ def open_session(
             rank=config.lora_rank,
             alpha=config.alpha,
             dropout=config.lora_dropout,
-            targets=tuple(config.target_modules) if isinstance(config.target_modules, list) else config.target_modules,
+            targets=tuple(config.target_modules)
+            if isinstance(config.target_modules, list)
+            else config.target_modules,
         ),
         train_text_encoder=config.train_text_encoder,
         seed=config.seed,
@@ -140,13 +152,20 @@ def open_session(
     )
     evaluator = (
         Evaluator(
-            family, model, adapter, stages, dataset.validation, objective, precision, config.validation.timesteps
+            family,
+            model,
+            adapter,
+            stages,
+            dataset.validation,
+            objective,
+            precision,
+            config.validation.timesteps,
         )
         if dataset.validation
         else None
     )
     return Session(
-        config, family, model, adapter, dataset, stages, batches, job, evaluator, preview_prompts
+        config, family, model, adapter, dataset, data, stages, batches, job, evaluator, preview_prompts
     )
 
 
@@ -163,7 +182,9 @@ def snapshot_of(session: Session, state: TrainingState) -> Snapshot:
         state={
             "training": state.to_json(),
             "optimizer": scalars,
-            "scaler": {key: value.hex() if isinstance(value, float) else value for key, value in scaler.items()},
+            "scaler": {
+                key: value.hex() if isinstance(value, float) else value for key, value in scaler.items()
+            },
         },
     )
 

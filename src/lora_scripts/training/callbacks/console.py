@@ -60,7 +60,9 @@ class ConsoleLines:
             case RunStarted():
                 self.progress.start()
                 key = "run.started"
-                self.console.print(say(key, **event.model_dump()), highlight=False, markup=False, soft_wrap=True)
+                self.console.print(
+                    say(key, **event.model_dump()), highlight=False, markup=False, soft_wrap=True
+                )
             case _:
                 if text := _line(event, step):
                     self.console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -121,7 +123,9 @@ def _clock(seconds: float) -> str:
 def _line(event: Event, step: int) -> str | None:
     match event:
         case Validated():
-            return say("run.validated_best" if event.best else "run.validated", step=step, loss=f"{event.loss:.5f}")
+            return say(
+                "run.validated_best" if event.best else "run.validated", step=step, loss=f"{event.loss:.5f}"
+            )
         case Saved():
             return say("run.saved", step=step, checkpoint=event.checkpoint, export=event.export or "-")
         case SaveFailed():

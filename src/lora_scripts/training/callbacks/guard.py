@@ -15,7 +15,7 @@ NAMED_PICTURES = 8
 
 
 class Guard:
-    """Raises ``ProblemsError`` (LS6001, naming the pictures) when too many windows in a row are not finite."""
+    """Raises ``ProblemsError`` (LS6001, naming the pictures) when too many windows running are not finite."""
 
     def __init__(self, state: TrainingState, batches: Batches, precision: Precision) -> None:
         self.state = state
