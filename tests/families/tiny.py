@@ -1,4 +1,5 @@
-"""A tiny Stable Diffusion 1.x with random weights: as a Diffusers folder, and the same as one original file."""
+"""A tiny Stable Diffusion 1.x with random weights: as a Diffusers folder, and the same as one original
+file."""
 
 from __future__ import annotations
 
@@ -175,7 +176,8 @@ def original_state(
 def write_single(
     path: Path, modules: dict[str, Any] | None = None, *, ema: bool = False, **kwargs: Any
 ) -> Path:
-    """One ``.safetensors`` in the original layout. ``ema``: with flattened ``model_ema`` twins of the U-Net."""
+    """One ``.safetensors`` in the original layout. ``ema``: with flattened ``model_ema`` twins of the
+    U-Net."""
     state = original_state(modules or parts(), **kwargs)
     if ema:
         state |= {

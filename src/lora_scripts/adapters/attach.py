@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..core.seeds import derive_seed
-from ..families._base import Model
+from lora_scripts.core.seeds import derive_seed
+from lora_scripts.families._base import Model
+
 from .spec import AdapterSpec, match_targets
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ class Adapter:
     """What was attached.
 
     ``parameters``: stable name (``unet.<module>.lora_A.weight``) -> trainable float32 parameter, in the
-    model's order. ``matched``: component -> adapted modules. ``layers``: ``<component>.<module>`` -> PEFT layer.
+    model's order. ``matched``: component -> adapted modules. ``layers``: ``<component>.<module>`` -> PEFT
+    layer.
     """
 
     spec: AdapterSpec
@@ -46,8 +48,9 @@ class Adapter:
 
 
 def fill(parameter: torch.Tensor, name: str, seed: int) -> None:
-    """Kaiming-uniform with a = sqrt(5) for the first matrix, zeros for the second (Hu et al. 2021, as PEFT and
-    sd-scripts start), each parameter from a generator of its own, so that no other one shifts its values."""
+    """Kaiming-uniform with a = sqrt(5) for the first matrix, zeros for the second (Hu et al. 2021, as PEFT
+    and sd-scripts start), each parameter from a generator of its own, so that no other one shifts its
+    values."""
     import torch
 
     if ".lora_B." in name:
@@ -104,7 +107,7 @@ def detach(model: Model, adapter: Adapter) -> None:
         owner, _, leaf = path.rpartition(".")
         parent = model.modules[component].get_submodule(owner)
         if leaf.isdigit():
-            parent[int(leaf)] = layer.base_layer  # type: ignore[index, operator]
+            parent[int(leaf)] = layer.base_layer  # type: ignore[operator]
         else:
             setattr(parent, leaf, layer.base_layer)
     for component in adapter.matched:
@@ -114,7 +117,8 @@ def detach(model: Model, adapter: Adapter) -> None:
 
 @contextmanager
 def scaled(adapter: Adapter, strength: float) -> Iterator[None]:
-    """The adapter at ``strength`` times its effect, as a WebUI's ``<lora:NAME:strength>``; 0 is the bare base."""
+    """The adapter at ``strength`` times its effect, as a WebUI's ``<lora:NAME:strength>``; 0 is the bare
+    base."""
     before = {name: layer.scaling[ADAPTER] for name, layer in adapter.layers.items()}
     try:
         for name, layer in adapter.layers.items():

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ..core.lookup import did_you_mean
-from ..core.problems import Problem, ProblemsError
-from ..families._base import Sheet
+from lora_scripts.core.lookup import did_you_mean
+from lora_scripts.core.problems import Problem, ProblemsError
+from lora_scripts.families._base import Sheet
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ NOT_KEPT = ("output_dir", "cache_dir")
 class ExportFacts:
     """Nothing here may depend on the time, the machine's name or the run's folder.
 
-    ``name``: how users call the LoRA. ``config``: the resolved configuration as plain values. ``data``: the data
-    fingerprint. ``versions``: package -> version. ``tag_frequency``: folder name -> tag -> count.
+    ``name``: how users call the LoRA. ``config``: the resolved configuration as plain values. ``data``: the
+    data fingerprint. ``versions``: package -> version. ``tag_frequency``: folder name -> tag -> count.
     ``step``, ``epoch``: how far training is; ``total_steps``, ``total_epochs``: how far it was to go.
     ``batches_per_epoch``: optimizer steps in an epoch. ``buckets``: "512x768" -> pictures.
     """

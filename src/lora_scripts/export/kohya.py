@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..adapters.attach import Adapter
-from ..core.problems import Location, Problem, ProblemsError
-from ..families._base import Model
+from lora_scripts.adapters.attach import Adapter
+from lora_scripts.core.problems import Location, Problem, ProblemsError
+from lora_scripts.families._base import Model
+
 from .facts import ExportFacts
 from .metadata import metadata_of
 from .tensors_file import write_safetensors
@@ -29,8 +30,8 @@ class Exported:
 
 
 def lora_tensors(model: Model, adapter: Adapter, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-    """Kohya name -> tensor: ``.lora_down.weight`` and ``.lora_up.weight`` in ``dtype`` (default float16) and a
-    0-d float32 ``.alpha``, the same in every layer.
+    """Kohya name -> tensor: ``.lora_down.weight`` and ``.lora_up.weight`` in ``dtype`` (default float16) and
+    a 0-d float32 ``.alpha``, the same in every layer.
 
     A client computes ``alpha / rank * up @ down``; where a layer's own scale differs from that, the rest is
     folded into ``up``. Convolutions stay four-dimensional. Raises ProblemsError LS4030 where not all numbers

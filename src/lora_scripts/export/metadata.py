@@ -7,9 +7,10 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..adapters.attach import Adapter
-from ..families._base import Model
-from ..families._source import Source
+from lora_scripts.adapters.attach import Adapter
+from lora_scripts.families._base import Model
+from lora_scripts.families._source import Source
+
 from .facts import ExportFacts
 from .tensors_file import header_bytes, in_order, raw
 
@@ -35,7 +36,8 @@ def legacy_hash(source: Source) -> str | None:
 
 
 def network_metadata(model: Model, adapter: Adapter, facts: ExportFacts) -> dict[str, str]:
-    """The ``ss_*`` entries. All values are text; "None" stands for what was not used, as sd-scripts writes."""
+    """The ``ss_*`` entries. All values are text; "None" stands for what was not used, as sd-scripts
+    writes."""
     config, described = facts.config, model.description
     sheet = model.family.sheet
     width, height = facts.resolution or (described.resolution, described.resolution)
@@ -118,8 +120,9 @@ def own_metadata(model: Model, facts: ExportFacts) -> dict[str, str]:
 
 
 def body_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[str, str]:
-    """``sshs_model_hash`` (SHA-256 of all after the header) and ``sshs_legacy_hash`` (the first eight hex digits
-    of 64 KiB at 1 MiB of the file that has only ``metadata`` in its header), as sd-scripts defines them."""
+    """``sshs_model_hash`` (SHA-256 of all after the header) and ``sshs_legacy_hash`` (the first eight hex
+    digits of 64 KiB at 1 MiB of the file that has only ``metadata`` in its header), as sd-scripts defines
+    them."""
     body = hashlib.sha256()
     start = header_bytes(tensors, metadata)
     window, position = bytearray(), 0

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..adapters.attach import Adapter, disabled
-from ..core.problems import Location, Problem, ProblemsError
-from ..core.seeds import derive_seed
-from ..families._attention import choose_attention
-from ..families._base import Item, Model
-from ..families._components import shared_copy
+from lora_scripts.adapters.attach import Adapter, disabled
+from lora_scripts.core.problems import Location, Problem, ProblemsError
+from lora_scripts.core.seeds import derive_seed
+from lora_scripts.families._attention import choose_attention
+from lora_scripts.families._base import Item, Model
+from lora_scripts.families._components import shared_copy
 
 if TYPE_CHECKING:
     import torch
@@ -26,9 +26,10 @@ or swapped names make differences of the order of one; rounding to fp16 makes ab
 
 @dataclass(frozen=True)
 class Readback:
-    """``layers``: component -> LoRA layers that the client applied. ``weights``: the largest relative difference
-    of a layer's ``scale * B @ A``. ``output``: the largest absolute difference of outputs; ``relative``: their
-    distance over the adapter's own effect on them (over the output in half precision)."""
+    """``layers``: component -> LoRA layers that the client applied. ``weights``: the largest relative
+    difference of a layer's ``scale * B @ A``. ``output``: the largest absolute difference of outputs;
+    ``relative``: their distance over the adapter's own effect on them (over the output in half
+    precision)."""
 
     layers: dict[str, int]
     weights: float
@@ -53,8 +54,8 @@ def _compare_weights(adapter: Adapter, component: str, found: dict[str, Any], wr
     with torch.no_grad():
         for name, layer in found.items():
             own = f"{component}.{name}"
-            halves = (adapter.parameters[f"{own}.lora_{half}.weight"].to(written).cpu() for half in "AB")
-            wanted = _product(*halves, adapter.scale_of(own))
+            first, second = (adapter.parameters[f"{own}.lora_{h}.weight"].to(written).cpu() for h in "AB")
+            wanted = _product(first, second, adapter.scale_of(own))
             got = _product(
                 layer.lora_A[NAME].weight.cpu(), layer.lora_B[NAME].weight.cpu(), layer.scaling[NAME]
             )
@@ -67,7 +68,7 @@ def probe(model: Model) -> tuple[Item, Any]:
     """A fixed item and draw for one small forward pass: random moments and token ids, or text inputs."""
     import torch
 
-    from ..families._base import Draw
+    from lora_scripts.families._base import Draw
 
     generator = torch.Generator("cpu").manual_seed(derive_seed(0, NAME))
     side = max(8, model.description.size_multiple // model.family.latent_factor(model))
@@ -77,8 +78,8 @@ def probe(model: Model) -> tuple[Item, Any]:
 
 
 def read_back(path: Path, model: Model, adapter: Adapter) -> Readback:
-    """Loads ``path`` through Diffusers' own loader onto a copy of the base that shares its weights, and compares
-    layers and outputs with the trained model. Nothing about ``model`` changes.
+    """Loads ``path`` through Diffusers' own loader onto a copy of the base that shares its weights, and
+    compares layers and outputs with the trained model. Nothing about ``model`` changes.
 
     Raises ProblemsError: LS4031 other layers than were trained, LS4032 another effect.
     """

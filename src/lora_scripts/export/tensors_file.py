@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ..core.files import write_atomic
+from lora_scripts.core.files import write_atomic
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,11 +17,6 @@ NAMES = {
     "float8_e5m2": "F8_E5M2", "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8", "uint8": "U8",
     "bool": "BOOL",
 }  # fmt: skip
-
-
-def _order(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Wide elements first, as the library's own writer does: then no tensor is misaligned for its dtype."""
-    return sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
 
 
 def in_order(tensors: Mapping[str, Tensor]) -> list[str]:
@@ -36,7 +31,7 @@ def header_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | No
     """
     table: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     offset = 0
-    for name in _order(tensors):
+    for name in in_order(tensors):
         tensor = tensors[name]
         size = tensor.numel() * tensor.element_size()
         kind = NAMES[str(tensor.dtype).removeprefix("torch.")]
@@ -54,7 +49,8 @@ def raw(tensor: Tensor) -> memoryview:
     flat = tensor.detach().cpu().contiguous().flatten()
     if not flat.numel():
         return memoryview(b"")
-    return memoryview(flat.view(torch.uint8).numpy())
+    octets: Any = flat.view(torch.uint8).numpy()
+    return memoryview(octets)
 
 
 def write_tensors(
@@ -62,7 +58,7 @@ def write_tensors(
 ) -> None:
     """Writes a whole file's bytes to ``handle``; nothing volatile is added."""
     handle.write(header_bytes(tensors, metadata))
-    for name in _order(tensors):
+    for name in in_order(tensors):
         handle.write(raw(tensors[name]))
 
 

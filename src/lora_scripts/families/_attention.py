@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
 PLAIN_UP_TO = 2048 * 2048
 """Queries times keys. Above it the plain score matrix costs more memory than the speed is worth."""
@@ -30,8 +29,9 @@ class ByShape:
         return chosen(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
 
 
-def choose_attention(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """On a CPU in half precision the fused kernel's backward pass is the slower one; elsewhere it is faster."""
+def choose_attention(module: Any, device: torch.device, dtype: torch.dtype) -> None:
+    """On a CPU in half precision the fused kernel's backward pass is the slower one; elsewhere it is
+    faster."""
     import torch
 
     if (

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from ..data.sample import Sample
+    from lora_scripts.data.sample import Sample
+
     from ._source import Source
 
 Item = Mapping[str, Any]
@@ -32,9 +33,10 @@ class Unsupported:
 class Component:
     """One part of a base model.
 
-    ``storage``: "asked" keeps it in the dtype that ``load`` is called with, "float32" always in full precision.
-    ``kohya``: prefix of its LoRA keys, None where it is never adapted. ``inner``: what kohya names carry in
-    front of the module's own name (CLIP: ``text_model.``), which newer libraries have dropped.
+    ``storage``: "asked" keeps it in the dtype that ``load`` is called with, "float32" always in full
+    precision. ``kohya``: prefix of its LoRA keys, None where it is never adapted. ``inner``: what kohya
+    names carry in front of the module's own name (CLIP: ``text_model.``), which newer libraries have
+    dropped.
     """
 
     name: str
@@ -51,7 +53,8 @@ class Sheet:
 
     ``target_presets``: preset -> component -> regular expressions that match whole module names.
     ``base_versions`` (``ss_base_model_version``) and ``architectures`` (ModelSpec): by prediction type.
-    ``implementation``: whose code the LoRA's names follow (ModelSpec). ``denoiser``: the component that predicts. ``tokenizers``: folder names of its tokenizers.
+    ``implementation``: whose code the LoRA's names follow (ModelSpec). ``denoiser``: the component that
+    predicts. ``tokenizers``: folder names of its tokenizers.
     """
 
     name: str
@@ -118,7 +121,8 @@ class Model:
         return self.tokenizers[self.family.sheet.tokenizers[0]]
 
     def component_hash(self, name: str) -> str:
-        """Content hash of a component's weights (SHA-256, hex), so that caches are keyed by what they hold."""
+        """Content hash of a component's weights (SHA-256, hex), so that caches are keyed by what they
+        hold."""
         if name not in self.hashes:
             from ._components import hash_of_module
 

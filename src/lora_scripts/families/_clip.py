@@ -28,8 +28,9 @@ def vocabulary() -> dict[str, int]:
     return {token: number for number, token in enumerate(tokens)}
 
 
-def tokenizer(*, pad_token: str = "<|endoftext|>") -> Any:
+def tokenizer(*, padding: str = "<|endoftext|>") -> Any:
     """The tokenizer of OpenAI's CLIP. OpenCLIP encoders pad with ``"!"`` instead."""
     from transformers import CLIPTokenizer
 
-    return CLIPTokenizer(vocab=vocabulary(), merges=merges(), model_max_length=LENGTH, pad_token=pad_token)
+    pairs: Any = merges()
+    return CLIPTokenizer(vocab=vocabulary(), merges=pairs, model_max_length=LENGTH, pad_token=padding)

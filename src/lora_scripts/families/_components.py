@@ -1,4 +1,5 @@
-"""Building, loading and hashing the parts of a base model, through Diffusers' and Transformers' own classes."""
+"""Building, loading and hashing the parts of a base model, through Diffusers' and Transformers' own
+classes."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.problems import Location, Problem, ProblemsError
+from lora_scripts.core.problems import Location, Problem, ProblemsError
+
 from ._base import Component
 from ._source import PICKLES, Source, resolve, weights_in
 
@@ -86,7 +88,8 @@ def load_folder(part: Component, folder: Path, dtype: torch.dtype) -> nn.Module:
 
 
 def override(name: str, place: str) -> Source:
-    """The file or folder that ``components: {name: place}`` points at; a component's own folder is taken too."""
+    """The file or folder that ``components: {name: place}`` points at; a component's own folder is taken
+    too."""
     from ._header import read_header
 
     path = Path(place).expanduser()
@@ -133,7 +136,9 @@ def hash_of_module(module: nn.Module) -> str:
     for name, tensor in sorted(base_state(module).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().cpu().contiguous().flatten()
-        digest.update(flat.view(torch.uint8).numpy() if flat.numel() else b"")
+        if flat.numel():
+            octets: Any = flat.view(torch.uint8).numpy()
+            digest.update(octets)
     return digest.hexdigest()
 
 

@@ -50,8 +50,8 @@ class LatentDiffusion:
     ) -> Description:
         """What the base is, from configurations and headers.
 
-        Raises ProblemsError: LS4010 a special-purpose U-Net, LS4011 a part is missing, LS4013 pickled weights,
-        LS4015 an unknown component, LS4017 an unknown prediction type.
+        Raises ProblemsError: LS4010 a special-purpose U-Net, LS4011 a part is missing, LS4013 pickled
+        weights, LS4015 an unknown component, LS4017 an unknown prediction type.
         """
         return _loading.describe(self, source, components, prediction_type)
 
@@ -96,7 +96,8 @@ class LatentDiffusion:
         background: str = "white",
         trained: Collection[str] = (),
     ) -> list[Stage]:
-        """Latents, then text. ``trained``: components that get an adapter, so their outputs are not cached."""
+        """Latents, then text. ``trained``: components that get an adapter, so their outputs are not
+        cached."""
         import torch
 
         from . import _stages
@@ -142,8 +143,9 @@ class LatentDiffusion:
         return config
 
     def collate(self, model: Model, items: Sequence[Item], draws: Sequence[Draw]) -> Batch:
-        """Items of one size -> CPU batch: ``latents`` (B, C, h, w) sampled and scaled, ``noise``, ``timesteps``
-        (B,) and the text inputs. Each draw's generator yields latent sample, noise, time step, in this order.
+        """Items of one size -> CPU batch: ``latents`` (B, C, h, w) sampled and scaled, ``noise``,
+        ``timesteps`` (B,) and the text inputs. Each draw's generator yields latent sample, noise, time step,
+        in this order.
         """
         import torch
 
@@ -238,7 +240,8 @@ class LatentDiffusion:
         return {}
 
     def set_gradient_checkpointing(self, model: Model, on: bool) -> None:
-        """Recomputes activations in the backward pass: slower, with much less memory; the values are equal."""
+        """Recomputes activations in the backward pass: slower, with much less memory; the values are
+        equal."""
         for name in (self.sheet.denoiser, *self.sheet.text_encoders):
             module: Any = model.modules.get(name)
             if module is None:
@@ -258,7 +261,8 @@ class LatentDiffusion:
 
 
 def _decode_any_dtype(vae: Any) -> None:
-    """Pipelines hand over latents in the denoiser's dtype; the VAE stays in float32, so its first layer casts."""
+    """Pipelines hand over latents in the denoiser's dtype; the VAE stays in float32, so its first layer
+    casts."""
     first = getattr(vae, "post_quant_conv", None) or vae.decoder.conv_in
     if getattr(first, "_casts_inputs", False):
         return

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.catalogue import say
-from ..core.problems import Location, Problem, ProblemsError
+from lora_scripts.core.catalogue import say
+from lora_scripts.core.problems import Location, Problem, ProblemsError
 
 MAX_HEADER = 100_000_000
 """Bytes; the safetensors library's own limit."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..core.problems import Problem, ProblemsError
+from lora_scripts.core.problems import Problem, ProblemsError
 
 SKIPPED = ("safety_checker", "feature_extractor", "image_encoder")
 PATIENCE = 10.0
@@ -15,7 +15,8 @@ TEXTS = (".json", ".txt", ".model")
 
 
 def wanted(files: Iterable[str]) -> list[str]:
-    """What to download of a repository's ``files``: configurations, tokenizers, one variant of the weights."""
+    """What to download of a repository's ``files``: configurations, tokenizers, one variant of the
+    weights."""
     names = sorted(files)
     chosen = [name for name in names if name == "model_index.json"]
     folders = sorted({name.split("/")[0] for name in names if name.count("/") == 1} - set(SKIPPED))
@@ -39,7 +40,8 @@ def complete(folder: Path) -> bool:
 
 
 def fetch(repo: str) -> Path:
-    """The local snapshot folder of ``repo``; ProblemsError LS4006 where it is neither cached nor reachable."""
+    """The local snapshot folder of ``repo``; ProblemsError LS4006 where it is neither cached nor
+    reachable."""
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 

@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..core.lookup import did_you_mean
-from ..core.problems import Location, Problem, ProblemsError
+from lora_scripts.core.lookup import did_you_mean
+from lora_scripts.core.problems import Location, Problem, ProblemsError
+
 from . import _components as parts
 from . import _single_file as single
 from ._base import Component, Description, Model
@@ -50,7 +51,8 @@ def _config(family: LatentDiffusion, part: Component, source: Source) -> dict[st
 
 
 def _scheduler(family: LatentDiffusion, source: Source, prediction_type: str) -> dict[str, Any]:
-    """The noise schedule's configuration with the prediction type settled: asked for, else as the base says."""
+    """The noise schedule's configuration with the prediction type settled: asked for, else as the base
+    says."""
     config = dict(family.scheduler)
     if source.kind == "folder":
         config = json.loads((source.path / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))

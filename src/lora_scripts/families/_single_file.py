@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..core.problems import Location, Problem, ProblemsError
+from lora_scripts.core.problems import Location, Problem, ProblemsError
+
 from ._base import Component
 from ._components import config_of as module_config
 from ._source import Source
@@ -27,8 +28,8 @@ class Layout:
     """How a component lies in a single file.
 
     ``prefixes``: what its keys start with in a whole file, then what a file of its own may use ("" for bare).
-    ``marker``: the end of a key that is there if the component is. ``convert``: (keys without prefix -> tensor,
-    configuration) -> the module's own names. ``config``: (shapes without prefix) -> configuration.
+    ``marker``: the end of a key that is there if the component is. ``convert``: (keys without prefix ->
+    tensor, configuration) -> the module's own names. ``config``: (shapes without prefix) -> configuration.
     """
 
     prefixes: tuple[str, ...]

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..core.lookup import did_you_mean, plugin, plugin_names
-from ..core.problems import Location, Problem, ProblemsError
+from lora_scripts.core.lookup import did_you_mean, plugin, plugin_names
+from lora_scripts.core.problems import Location, Problem, ProblemsError
+
 from ._base import Family
 from ._header import Header, read_header
 from ._signatures import signature, title
@@ -110,8 +111,8 @@ def _file(given: str, path: Path) -> Source:
 def resolve(base_model: str) -> Source:
     """Finds a base: ``builtin:NAME``, a Diffusers folder, a single ``.safetensors`` file, or a hub id.
 
-    Only a hub id that is not in the local cache reaches for the network. Raises ProblemsError LS4001 to LS4006,
-    LS4014.
+    Only a hub id that is not in the local cache reaches for the network. Raises ProblemsError LS4001 to
+    LS4006, LS4014.
     """
     if base_model.startswith(BUILTIN):
         name = base_model.removeprefix(BUILTIN)
@@ -133,14 +134,14 @@ def resolve(base_model: str) -> Source:
 
 
 def family_names() -> list[str]:
-    from .. import families
+    from lora_scripts import families
 
     return plugin_names(families)
 
 
 def family_named(name: str) -> Family:
     """The family of that name; ProblemsError LS4007 where there is none."""
-    from .. import families
+    from lora_scripts import families
 
     known = family_names()
     if name not in known:

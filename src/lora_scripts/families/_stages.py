@@ -1,4 +1,5 @@
-"""The cacheable steps of a latent diffusion model: pixels to moments, captions to token ids and embeddings."""
+"""The cacheable steps of a latent diffusion model: pixels to moments, captions to token ids and
+embeddings."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from ._base import Model, Stage
 if TYPE_CHECKING:
     import torch
 
-    from ..data.sample import Sample
+    from lora_scripts.data.sample import Sample
 
 
 def _digest(*facts: object) -> str:
@@ -21,13 +22,13 @@ def _digest(*facts: object) -> str:
 def latents_stage(model: Model, dtype: torch.dtype, background: str) -> Stage:
     """Pictures -> ``latents``: the VAE's moments (2 * channels, height / factor, width / factor).
 
-    One picture a call: a batch's composition would show in the last bits, and an interrupted cache is composed
-    differently when it goes on.
+    One picture a call: a batch's composition would show in the last bits, and an interrupted cache is
+    composed differently when it goes on.
     """
     import torch
 
-    from ..data.buckets import prepare
-    from ..data.images import decode
+    from lora_scripts.data.buckets import prepare
+    from lora_scripts.data.images import decode
 
     vae: Any = model.modules.get("vae")
     mark = model.component_hash("vae")
