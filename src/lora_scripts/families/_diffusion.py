@@ -217,9 +217,20 @@ class LatentDiffusion:
             **modules, **model.tokenizers, scheduler=scheduler, **self.pipeline_extras()
         )
         pipe.set_progress_bar_config(disable=True)
-        if modules["vae"] is not None:
-            _decode_any_dtype(modules["vae"])
         return pipe
+
+    def decode(self, model: Model, latents: Tensor) -> list[Any]:
+        """What the pipeline calls latents -> PIL pictures, in the VAE's own precision whatever the pipeline's."""
+        import torch
+        from diffusers.image_processor import VaeImageProcessor
+
+        vae: Any = model.modules["vae"]
+        config = model.configs["vae"]
+        plain = latents.to(next(vae.parameters()).dtype) / config["scaling_factor"]
+        with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
+            pixels = vae.decode(plain + (config.get("shift_factor") or 0.0), return_dict=False)[0]
+        pictures: list[Any] = VaeImageProcessor().postprocess(pixels, output_type="pil")
+        return pictures
 
     def latent_factor(self, model: Model) -> int:
         """Pixels for one latent, along a side, of a loaded model."""
@@ -258,13 +269,3 @@ class LatentDiffusion:
         part = self.sheet.components[component]
         inner = "" if module_name.startswith(part.inner) else part.inner
         return f"{part.kohya}_{(inner + module_name).replace('.', '_')}"
-
-
-def _decode_any_dtype(vae: Any) -> None:
-    """Pipelines hand over latents in the denoiser's dtype; the VAE stays in float32, so its first layer
-    casts."""
-    first = getattr(vae, "post_quant_conv", None) or vae.decoder.conv_in
-    if getattr(first, "_casts_inputs", False):
-        return
-    first.register_forward_pre_hook(lambda layer, inputs: (inputs[0].to(layer.weight.dtype), *inputs[1:]))
-    first._casts_inputs = True
