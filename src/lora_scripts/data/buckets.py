@@ -1,4 +1,4 @@
-"""Shapes to train in: a picture goes into the rectangle of at most ``resolution``² pixels that crops it least."""
+"""Shapes to train in: a picture goes into the one of at most ``resolution``² pixels that crops it least."""
 
 from __future__ import annotations
 

@@ -47,7 +47,8 @@ def examine(
     good: list[tuple[Example, Picture]] = []
     problems: list[Problem] = []
     done = 0
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="decode") as pool:
+    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="decode")
+    try:
         for start in range(0, len(examples), _BATCH):
             part = examples[start : start + _BATCH]
             paths = [example.fields["image"] for example in part]
@@ -60,6 +61,9 @@ def examine(
                 done += 1
                 if progress is not None:
                     progress(done, len(examples))
+    finally:
+        # Ctrl-C, or a progress that raises, waits for the pictures in hand and not for the whole batch.
+        pool.shutdown(cancel_futures=True)
     if examples and not good:
         params = {"count": len(examples)}
         problems.append(Problem("LS2060", params, Location(str(examples[0].fields["image"].parent))))

@@ -6,6 +6,7 @@ files (``picture.txt`` or ``picture.caption`` beside ``picture.jpg``) that the f
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,10 +64,11 @@ class _Reader:
 
     def add(self, found: Found, caption: str, where: Location) -> None:
         caption = clean(caption)
+        short = f"{Path(where.file).name}:{where.line}"
         if is_empty(caption):
-            self.empty.append(str(where))
+            self.empty.append(short)
         if has_marker(caption):
-            self.marked.append(str(where))
+            self.marked.append(short)
         fields = {"image": found.path, "name": found.name, "caption": with_trigger(caption, self.trigger)}
         self.examples.append(Example(fields, where))
 
@@ -120,8 +122,6 @@ class _Reader:
             self._say("LS2039", "warning", alone)
 
     def _without_caption(self, used: set[str], source: str) -> None:
-        import unicodedata
-
         rest = [name for name in self.folder.pictures if unicodedata.normalize("NFC", name) not in used]
         if rest:
             params = {"count": len(rest), "names": listing(rest), "source": source}

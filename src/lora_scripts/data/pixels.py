@@ -34,6 +34,7 @@ from PIL import (
 )
 
 from ..core.problems import Location, Problem
+from .text_files import printable
 
 _PLUGINS = (
     JpegImagePlugin,
@@ -61,6 +62,7 @@ _one_large = threading.Lock()
 
 # MAX_PIXELS is lower than Pillow's limit, and an error.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", message="Corrupt EXIF data", category=UserWarning)
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,11 @@ class BadPicture(Exception):  # noqa: N818 - it describes the picture
 
 
 def _bad(code: str, path: Path, **params: object) -> BadPicture:
-    return BadPicture(Problem(code, {"name": path.name, **params}, Location(str(path))))
+    return BadPicture(Problem(code, {"name": printable(path.name), **params}, Location(str(path))))
 
 
 def _kind(data: bytes) -> str | None:
-    """What a file that is no readable picture really is, by its first bytes."""
+    """What an unreadable file really is, by its first bytes; ``OURS`` if it should be readable."""
     start = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<script")):
         return "HTML"
@@ -96,9 +98,12 @@ def _kind(data: bytes) -> str | None:
         return "LFS"
     if b"<svg" in start:
         return "SVG"
+    if data[4:12] in (b"ftypavif", b"ftypavis"):
+        return "OURS"
     if data[4:8] == b"ftyp":
         return "HEIC" if data[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"heim") else "MP4"
     for kind, magics in {
+        "OURS": (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF"),
         "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
         "JPEG XL": (b"\xff\x0a", b"\0\0\0\x0cJXL "),
         "JPEG 2000": (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
@@ -139,8 +144,8 @@ def _opened(path: Path, data: bytes) -> ImageFile.ImageFile:
         raise _bad("LS2053", path, megapixels=f"{megapixels:.0f}", limit=MAX_PIXELS // 10**6) from error
     except UnidentifiedImageError as error:
         kind = _kind(data)
-        special = {"HTML": "LS2051", "LFS": "LS2058", None: "LS2050"}
-        raise _bad(special.get(kind, "LS2055"), path, format=kind) from error
+        special = {"HTML": "LS2051", "LFS": "LS2058", "OURS": "LS2054", None: "LS2050"}
+        raise _bad(special.get(kind, "LS2055"), path, format=kind, reason="header incomplete") from error
     except Exception as error:  # a damaged header makes Pillow raise anything
         raise _bad("LS2054", path, reason=_reason(error)) from error
     width, height = image.size
@@ -152,7 +157,7 @@ def _opened(path: Path, data: bytes) -> ImageFile.ImageFile:
 
 
 def _reason(error: Exception) -> str:
-    return str(error).split("\n")[0][:120] or type(error).__name__
+    return printable(str(error), 120) or type(error).__name__
 
 
 def _grey16(image: Image.Image) -> Image.Image:
