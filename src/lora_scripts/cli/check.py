@@ -18,13 +18,16 @@ def check(config: Config, set_: Overrides = None, output_dir: OutputDir = None) 
     from rich.console import Console
 
     from lora_scripts.config.load import load_config
-    from lora_scripts.preflight.plan import plan_lines
-    from lora_scripts.preflight.prepare import prepare
 
     from .console import print_problems
     from .progress import phase_bar
 
     run_config = load_config(config, overrides=set_ or (), output_dir=output_dir)
+
+    # After the file is read: what is wrong in it is said without waiting for these.
+    from lora_scripts.preflight.plan import plan_lines
+    from lora_scripts.preflight.prepare import prepare
+
     with phase_bar(Console(stderr=True)) as progress:
         prepared = prepare(run_config, progress)
     print_problems(prepared.problems)

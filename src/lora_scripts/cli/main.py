@@ -77,6 +77,13 @@ class _Group(TyperGroup):
             return None
         return self.commands[cmd_name]  # outside any ``get``: a KeyError in a command's file is a bug
 
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # whoever read our output has seen enough, as `head` has
+            _silence_stdout()
+            raise typer.Exit(0) from None
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             raise UnknownCommand(args[0])
@@ -140,9 +147,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
-    except BrokenPipeError:
-        _silence_stdout()
-        return 0
     except Exception as error:  # any bug of ours ends here: named, kept in a file, never a traceback
         told = {"error": f"{type(error).__name__}: {error}", "path": str(save_crash(error))}
         print_problems([Problem("LS9001", told)])
