@@ -112,6 +112,19 @@ def test_problems_become_lines_on_stderr_and_an_exit_code(capsys, monkeypatch):
     assert lines[-1].startswith("Errors: 2. `lora-scripts explain LS1007`")
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("train --set a=1 b=2 --resume", "train --set a=1 --set b=2 --resume"),
+        ("train --set a=1 --set b=2", "train --set a=1 --set b=2"),
+        ("train --set a=1 --config x=y.yaml", "train --set a=1 --config x=y.yaml"),
+        ("train --output-dir x=1 y=2", "train --output-dir x=1 y=2"),
+    ],
+)
+def test_several_keys_may_follow_one_set(typed, meant):
+    assert main._each_set(typed.split()) == meant.split()
+
+
 def test_a_commands_number_is_the_exit_code(monkeypatch):
     replace_command(monkeypatch, "env", result=143)
     assert main.run(["env"]) == 143

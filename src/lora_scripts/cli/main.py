@@ -135,7 +135,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     What is wrong is said on stderr in the user's language; a traceback is only ever written to a file.
     """
     speak_unicode()
-    given = _language_first(list(sys.argv[1:] if arguments is None else arguments))
+    given = _each_set(_language_first(list(sys.argv[1:] if arguments is None else arguments)))
     try:
         result = build()(args=given, prog_name="lora-scripts", standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -164,6 +164,16 @@ def _language_first(arguments: list[str]) -> list[str]:
     if name in LANGUAGES:
         use_language(name)
     return head + rest
+
+
+def _each_set(arguments: list[str]) -> list[str]:
+    """``--set a=1 b=2`` is written ``--set a=1 --set b=2``: both forms are typed."""
+    result: list[str] = []
+    for word in arguments:
+        if result[-2:-1] == ["--set"] and "=" in word and not word.startswith("-"):
+            result.append("--set")
+        result.append(word)
+    return result
 
 
 def _position(arguments: list[str]) -> int | None:
