@@ -220,7 +220,8 @@ class LatentDiffusion:
         return pipe
 
     def decode(self, model: Model, latents: Tensor) -> list[Any]:
-        """What the pipeline calls latents -> PIL pictures, in the VAE's own precision whatever the pipeline's."""
+        """What the pipeline calls latents -> PIL pictures, in the VAE's own precision whatever the
+        pipeline's."""
         import torch
         from diffusers.image_processor import VaeImageProcessor
 

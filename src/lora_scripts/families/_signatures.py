@@ -21,6 +21,14 @@ TITLES = {
     "causal_lm": "language model",
 }
 
+LORA_ENDINGS = (
+    ".lora_down.weight",
+    ".lora_A.weight",
+    ".lora.down.weight",
+    "_lora.down.weight",
+    ":down",
+)
+
 
 def _first(names: Shapes, *endings: str) -> tuple[int, ...] | None:
     return next((shape for name, shape in names.items() if name.endswith(endings)), None)
@@ -41,12 +49,7 @@ def _denoiser(names: Shapes) -> str | None:
 
 def signature(names: Shapes) -> str | None:
     """A key of ``TITLES``, or None for weights of no known kind."""
-    if any(
-        n.endswith((".lora_down.weight", ".lora_A.weight", ".lora.down.weight", "_lora.down.weight"))
-        or ".hada_" in n
-        or ".lokr_" in n
-        for n in names
-    ):
+    if any(n.endswith(LORA_ENDINGS) or ".hada_" in n or ".lokr_" in n for n in names):
         return "lora"
     if len(names) <= 4 and (
         "emb_params" in names or "clip_l" in names or all(len(s) == 2 for s in names.values())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lora_scripts.core.catalogue import say
 from lora_scripts.core.problems import Location, Problem, ProblemsError
 from lora_scripts.families._header import read_header
 from lora_scripts.families._signatures import signature, title
@@ -21,14 +23,13 @@ class LoraChoice:
 
 
 def parse_choice(text: str) -> LoraChoice:
-    """``FILE`` or ``FILE:0.8``; a Windows drive's colon is no strength. ProblemsError LS4040 without the file."""
+    """``FILE`` or ``FILE:0.8``; a Windows drive's colon is no strength. ProblemsError LS4040 without the
+    file."""
     head, colon, tail = text.rpartition(":")
     path, strength = Path(text).expanduser(), 1.0
     if colon and not path.is_file():
-        try:
+        with suppress(ValueError):
             path, strength = Path(head).expanduser(), float(tail)
-        except ValueError:
-            pass
     if not path.is_file():
         raise ProblemsError(Problem("LS4040", {"path": str(path)}, Location(str(path))))
     return LoraChoice(path, strength)
@@ -50,21 +51,17 @@ def put_on(pipe: Any, choices: Sequence[LoraChoice]) -> list[int]:
         where = Location(str(choice.path))
         kind = signature(header.shapes)
         if kind != "lora":
-            params = {"path": str(choice.path), "kind": title(kind) or "?"}
+            params = {"path": str(choice.path), "kind": title(kind) or say("model.kind.unknown")}
             raise ProblemsError(Problem("LS4042", params, where))
         name, reason = f"lora{number}", ""
         try:
-            pipe.load_lora_weights(
-                str(choice.path.parent),
-                weight_name=choice.path.name,
-                adapter_name=name,
-                local_files_only=True,
-            )
+            folder, file = str(choice.path.parent), choice.path.name
+            pipe.load_lora_weights(folder, weight_name=file, adapter_name=name, local_files_only=True)
         except (ValueError, KeyError, RuntimeError, AttributeError) as error:
             reason = (str(error) or type(error).__name__).strip().splitlines()[0][:160]
         applied = 0 if reason else _applied(pipe, name)
         if not applied:
-            params = {"path": str(choice.path), "reason": reason or "0"}
+            params = {"path": str(choice.path), "reason": reason or say("generate.none_applied")}
             raise ProblemsError(Problem("LS4041", params, where))
         counts.append(applied)
     return counts

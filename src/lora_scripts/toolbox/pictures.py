@@ -15,15 +15,13 @@ if TYPE_CHECKING:
 def check_size(model: Model, width: int, height: int) -> None:
     """ProblemsError LS4043 for sides that the model cannot draw."""
     step = model.description.size_multiple
-    raise_these = [
-        Problem(
-            "LS4043", {"name": name, "value": value, "multiple": step, "near": max(1, value // step) * step}
-        )
-        for name, value in (("width", width), ("height", height))
-        if value < step or value % step
-    ]
-    if raise_these:
-        raise ProblemsError(raise_these)
+    problems = []
+    for name, value in (("width", width), ("height", height)):
+        if value < step or value % step:
+            near = max(1, value // step) * step
+            problems.append(Problem("LS4043", {"name": name, "value": value, "multiple": step, "near": near}))
+    if problems:
+        raise ProblemsError(problems)
 
 
 def make_pictures(
@@ -42,10 +40,10 @@ def make_pictures(
 ) -> list[Image]:
     """One picture for each prompt; ``seed`` is one for all or one for each.
 
-    ``encoded``: the prompts, then the negative one, as ``family.prompts`` gives them, where the text encoder has
-    left memory. ``width`` and ``height`` in pixels, by default the base's resolution. ``pipe``: the model's
-    pipeline if it carries LoRAs of its own. Pictures are drawn one at a time with noise from the CPU, so that a
-    picture does not depend on its neighbours or the device. Raises ProblemsError LS4043.
+    ``encoded``: the prompts, then the negative one, as ``family.prompts`` gives them, where the text encoder
+    has left memory. ``width`` and ``height`` in pixels, by default the base's resolution. ``pipe``: the
+    model's pipeline if it carries LoRAs of its own. Pictures are drawn one at a time with noise from the
+    CPU, so that a picture does not depend on its neighbours or the device. Raises ProblemsError LS4043.
     """
     import torch
 

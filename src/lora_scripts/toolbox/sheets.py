@@ -1,4 +1,5 @@
-"""Contact sheets: pictures in rows and columns with their labels, in any script that a system font can draw."""
+"""Contact sheets: pictures in rows and columns with their labels, in any script that a system font can
+draw."""
 
 from __future__ import annotations
 

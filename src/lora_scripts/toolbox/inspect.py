@@ -1,0 +1,184 @@
+"""What a ``.safetensors`` file is, and which programs load it, from its header alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lora_scripts.core.problems import Location, Problem, ProblemsError
+from lora_scripts.families._header import Header, read_header
+from lora_scripts.families._signatures import signature, title
+
+from .clients import Verdict, verdicts
+
+VERSIONS = {
+    "sd_v1": "sd15",
+    "sd_v2": "sd2",
+    "sdxl": "sdxl",
+    "flux": "flux",
+    "sd3": "sd3",
+}
+"""Start of ``ss_base_model_version`` -> kind of base."""
+WIDTHS = {768: "sd15", 1024: "sd2", 2048: "sdxl"}
+"""Inputs of a cross-attention key in the published models."""
+FACTS = {
+    "steps": "ss_steps",
+    "epochs": "ss_epoch",
+    "pictures": "ss_num_train_images",
+    "base_model": "ss_sd_model_name",
+    "resolution": "ss_resolution",
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """``kind``: a key of the signatures (``lora``, ``sd15``, ``vae`` ...). ``layout``: how a LoRA's keys are
+    named.
+
+    ``base``: the kind of base that a LoRA is for. ``modules``: component prefix -> adapted modules.
+    ``clients``: program -> verdict. ``config``: the configuration in the header, if lora-scripts made the
+    file.
+    """
+
+    path: str
+    bytes: int
+    tensors: int
+    dtypes: tuple[str, ...]
+    kind: str | None
+    layout: str | None = None
+    base: str | None = None
+    name: str | None = None
+    ranks: tuple[int, ...] = ()
+    alphas: tuple[float, ...] = ()
+    modules: Mapping[str, int] = field(default_factory=dict)
+    trigger_words: str | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+    clients: Mapping[str, Verdict] = field(default_factory=dict)
+    config: Mapping[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "title": title(self.kind), "base_title": title(self.base)}
+
+
+def layout_of(names: Mapping[str, Any]) -> str | None:
+    """How the keys of a LoRA are named: kohya, kohya_ldm, diffusers, diffusers_processor, pti, peft."""
+    joined = "\n".join(names)
+    if re.search(r"^lora_(unet|te\d?|transformer)_", joined, re.M):
+        return "kohya_ldm" if re.search(r"^lora_unet_(input|output|middle)_block", joined, re.M) else "kohya"
+    if re.search(r"^(unet|text_encoder(_\d)?|transformer):", joined, re.M):
+        return "pti"
+    if ".processor." in joined and "_lora." in joined:
+        return "diffusers_processor"
+    if joined.startswith("base_model.model.") or "\nbase_model.model." in joined:
+        return "peft"
+    if re.search(r"^(unet|text_encoder(_\d)?|transformer|diffusion_model)\.", joined, re.M):
+        return "diffusers"
+    return None
+
+
+DOWN = re.compile(
+    r"^(?P<module>.+?)(?:\.|_)(?:lora_down|lora_A|lora\.down)(?:\.default)?\.weight$|^(?P<pti>.+):down$"
+)
+
+
+def _modules(names: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Adapted module -> shape of its first matrix."""
+    found = {}
+    for name, shape in names.items():
+        if match := DOWN.match(name):
+            found[match["module"] or match["pti"]] = shape
+    return found
+
+
+def _component(module: str) -> str:
+    if match := re.match(r"^(lora_(?:unet|te\d?|transformer))_", module):
+        return match[1]
+    return re.split(r"[.:]", module)[0] if not module.startswith("base_model.model.") else "base_model"
+
+
+def _base(header: Header, modules: Mapping[str, tuple[int, ...]]) -> str | None:
+    version = header.metadata.get("ss_base_model_version", "")
+    for start, kind in VERSIONS.items():
+        if version.startswith(start):
+            return kind
+    if any("double_blocks" in name or "single_transformer_blocks" in name for name in modules):
+        return "flux"
+    if any("joint_blocks" in name or "add_k_proj" in name for name in modules):
+        return "sd3"
+    wide = (s[1] for n, s in modules.items() if re.search(r"attn2[._](processor[._])?to_k", n) and len(s) > 1)
+    return WIDTHS.get(next(wide, 0))
+
+
+def _alphas(header: Header) -> tuple[float, ...]:
+    """The values of all ``.alpha`` tensors, the only numbers that are read from the body."""
+    from safetensors import safe_open
+
+    names = [name for name in header.shapes if name.endswith(".alpha")]
+    if not names:
+        return ()
+    with safe_open(str(header.path), framework="pt") as handle:
+        return tuple(sorted({float(handle.get_tensor(name)) for name in names}))
+
+
+def _config(header: Header) -> dict[str, Any] | None:
+    try:
+        found = json.loads(header.metadata.get("lora_scripts_config", "null"))
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def inspect_file(path: Path) -> Report:
+    """What ``path`` is. Raises ProblemsError: LS4051 no such file, LS4003 to LS4005 not a safetensors
+    file."""
+    if not path.is_file():
+        raise ProblemsError(Problem("LS4051", {"path": str(path)}, Location(str(path))))
+    header = read_header(path)
+    kind = signature(header.shapes)
+    plain: dict[str, Any] = {
+        "path": str(path),
+        "bytes": header.size,
+        "tensors": len(header.shapes),
+        "dtypes": tuple(sorted(set(header.dtypes.values()))),
+        "kind": kind,
+        "name": header.metadata.get("ss_output_name") or header.metadata.get("modelspec.title"),
+        "config": _config(header),
+    }
+    if kind != "lora":
+        return Report(**plain)
+    modules = _modules(header.shapes)
+    counts: dict[str, int] = {}
+    for module in modules:
+        counts[_component(module)] = counts.get(_component(module), 0) + 1
+    alphas, layout, base = _alphas(header), layout_of(header.shapes), _base(header, modules)
+    return Report(
+        **plain,
+        layout=layout,
+        base=base,
+        ranks=tuple(sorted({shape[0] for shape in modules.values() if shape})),
+        alphas=alphas,
+        modules=counts,
+        trigger_words=header.metadata.get("modelspec.trigger_phrase"),
+        facts={name: value for name, key in FACTS.items() if (value := header.metadata.get(key))},
+        clients=verdicts(header, layout, base, len(modules), alphas),
+    )
+
+
+def config_yaml(report: Report) -> str:
+    """The YAML that made the LoRA, complete and ready for ``--config``.
+
+    Raises ProblemsError LS4050 where the file carries none.
+    """
+    from lora_scripts.config.load import dump_yaml
+    from lora_scripts.config.schema import RunConfig
+
+    if report.config is None:
+        raise ProblemsError(Problem("LS4050", {"path": report.path}, Location(report.path)))
+    values = {**report.config}
+    values.setdefault("output_dir", f"./output/{report.name or Path(report.path).stem}")
+    known = [name for name in RunConfig.model_fields if name in values]
+    return dump_yaml({name: values[name] for name in [*known, *(n for n in values if n not in known)]})
