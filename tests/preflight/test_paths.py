@@ -86,6 +86,15 @@ def test_all_wrong_paths_are_said_at_once(folder):
     assert [problem.code for problem in found] == ["LS1101", "LS1101", "LS1103"]
 
 
+def test_a_missing_path_is_said_once_however_many_would_open_it(folder):
+    from lora_scripts.preflight.prepare import prepare
+
+    wrong = RunConfig(
+        train_data_dir="./dta", metadata_path="./m.csv", base_model="./nowhere/sd.ckpt", output_dir="o"
+    )
+    assert [problem.code for problem in prepare(wrong).problems] == ["LS1102", "LS1101", "LS1103"]
+
+
 @pytest.mark.parametrize(
     ("text", "local"),
     [

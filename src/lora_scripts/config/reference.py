@@ -102,7 +102,7 @@ def _range(kind: str, bounds: Bounds, lang: str | None) -> str:
         (True, False, False, True): "from_below",
         (False, False, False, True): "below",
         (False, True, False, True): "above_below",
-    }[tuple(name in bounds for name in ("ge", "gt", "le", "lt"))]
+    }["ge" in bounds, "gt" in bounds, "le" in bounds, "lt" in bounds]
     if key is None:
         return kind
     return say(f"type.{key}", lang, kind=kind, low=_number(low), high=_number(high))

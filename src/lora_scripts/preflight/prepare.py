@@ -11,6 +11,7 @@ from lora_scripts.families._base import Description, Family
 from lora_scripts.families._source import Source, find, resolve
 
 from .checks.dataset import DatasetReport, check_pictures
+from .checks.paths import without_repeats
 from .machine import Machine
 from .runner import run_checks
 
@@ -64,7 +65,7 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Prepared:
         problems += found
     except ProblemsError as error:
         problems += error.problems
-    problems[:] = _once(problems)
+    problems[:] = _once(without_repeats(problems))
     return prepared
 
 

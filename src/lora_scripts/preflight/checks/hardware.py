@@ -6,7 +6,7 @@ import re
 
 from lora_scripts.config.schema import RunConfig
 from lora_scripts.core.packages import older, requirements
-from lora_scripts.core.problems import Problem
+from lora_scripts.core.problems import Problem, Severity
 from lora_scripts.preflight.machine import Gpu, Machine, Torch, Version
 
 BF16_CAPABILITY = (8, 0)
@@ -32,7 +32,7 @@ def _cards(machine: Machine, config: RunConfig) -> list[Problem]:
         return [Problem("LS3011", {}, severity="warning")]
     if torch.cuda is None:
         # The small built-in base is made for a processor; anything larger would crawl for days.
-        severity = "warning" if config.base_model.startswith("builtin:") else "error"
+        severity: Severity = "warning" if config.base_model.startswith("builtin:") else "error"
         told = {"card": gpus[0].name, "version": torch.version, "command": f"{machine.setup_command} --cuda"}
         return [Problem("LS3008", told, severity=severity)]
     if machine.driver_cuda and machine.driver_cuda[0] < torch.cuda[0]:

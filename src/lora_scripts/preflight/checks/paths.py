@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from lora_scripts.config.schema import RunConfig
@@ -16,6 +17,19 @@ MAX_SIBLINGS = 5000
 SMALL_RUN = 200 * 2**20
 BYTES_PER_RANK = 40 * 2**20
 """Five checkpoints and exports of one rank of a Stable Diffusion LoRA, with the optimizer's state."""
+
+REPEATS = {
+    "LS2020": {"train_data_dir", "validation.data_dir"},
+    "LS2022": {"metadata_path"},
+    "LS4001": {"base_model"},
+}
+"""What those say who open a missing path later -> the keys for which it has been said here already."""
+
+
+def without_repeats(problems: Sequence[Problem]) -> list[Problem]:
+    """``problems`` less those that only repeat, from further down, that a path does not exist."""
+    said = {problem.params.get("key") for problem in problems if problem.code.startswith("LS110")}
+    return [problem for problem in problems if not said & REPEATS.get(problem.code, set())]
 
 
 def check_paths(machine: Machine, config: RunConfig) -> list[Problem]:
