@@ -31,6 +31,7 @@ from lora_scripts.door import (
 
 CONSTRAINTS = os.path.join(ROOT, "constraints.txt")
 STAMP = os.path.join(ENVIRONMENT, "setup.json")
+NEWEST_MINOR = 14
 GIB = 2**30
 SMALLEST_ROOM, LARGEST_ROOM = 3, 9
 """GiB that the environment takes: with a torch for the processor, and with everything for NVIDIA cards."""
@@ -56,6 +57,7 @@ def main(arguments):
 
 
 def set_up(options):
+    go_on_with_a_newer_python()
     check_python()
     before = read_stamp()
     index = torch_index(options, before)
@@ -71,6 +73,16 @@ def set_up(options):
     if has_nvidia_card() and not torch_knows_cuda() and not options.cpu:
         print(say("setup.cpu_torch", command=setup_command()))
     print(say("setup.done"))
+
+
+def go_on_with_a_newer_python():
+    """Where `python3` is the system's old one, a newer one often stands beside it under its full name."""
+    if sys.version_info >= MINIMUM_PYTHON or os.name == "nt":
+        return
+    for minor in range(NEWEST_MINOR, MINIMUM_PYTHON[1] - 1, -1):
+        newer = shutil.which(f"python3.{minor}")
+        if newer and works(newer):
+            os.execv(newer, [newer, os.path.abspath(__file__), *sys.argv[1:]])  # noqa: S606
 
 
 def check_python():
@@ -113,7 +125,7 @@ def works(python):
     if not os.path.exists(python):
         return False
     check = f"import sys; sys.exit(sys.version_info < {MINIMUM_PYTHON!r})"
-    return subprocess.call([python, "-c", check]) == 0  # noqa: S603
+    return subprocess.call([python, "-c", check], stderr=subprocess.DEVNULL) == 0  # noqa: S603
 
 
 def make_environment():

@@ -7,9 +7,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from lora_scripts import door
 from lora_scripts.core.packages import MINIMUM_PYTHON, OPTIONAL, insufficient, older, requirements
 from lora_scripts.door import MINIMUM_PYTHON as DOORS_MINIMUM
 
@@ -92,6 +94,34 @@ def test_a_door_that_is_in_the_environment_already_does_not_go_round_in_circles(
     done = knock(python, checkout / "train.py", cwd=tmp_path)
     assert done.returncode == 4
     assert "Packages are missing" in done.stderr
+
+
+class Child:
+    """A process that is interrupted once while it is waited for, and then ends by itself."""
+
+    def __init__(self, arguments):
+        self.arguments = arguments
+        self.answers = [KeyboardInterrupt(), 130]
+
+    def wait(self):
+        answer = self.answers.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+
+def test_on_windows_the_door_waits_for_the_command_through_control_c(monkeypatch):
+    started: list[Child] = []
+
+    def start(arguments):
+        started.append(Child(arguments))
+        return started[0]
+
+    monkeypatch.setattr(door, "os", SimpleNamespace(name="nt"))
+    monkeypatch.setattr(door.subprocess, "Popen", start)
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config", "x.yaml"])
+    assert door._go_on("python.exe", "train.py") == 130
+    assert started[0].arguments == ["python.exe", "train.py", "--config", "x.yaml"]
 
 
 def test_labelling_has_its_place_and_says_so(checkout, tmp_path):

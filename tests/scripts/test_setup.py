@@ -159,10 +159,38 @@ def test_room_is_looked_at_first(setup, monkeypatch, capsys, free, code):
 
 def test_an_old_python_is_told_what_is_needed(setup, monkeypatch, capsys):
     monkeypatch.setattr(setup.sys, "version_info", (3, 9, 7))
+    monkeypatch.setattr(setup.shutil, "which", lambda name: None)
     assert setup.main([]) == 4
     assert capsys.readouterr().err == (
         "Python 3.9.7 is too old: install Python 3.11 or newer, then run this again with it.\n"
     )
+
+
+def test_an_old_python_hands_over_to_a_newer_one_beside_it(setup, monkeypatch):
+    monkeypatch.setattr(setup.sys, "version_info", (3, 9, 7))
+    monkeypatch.setattr(setup.sys, "argv", ["setup.py", "--cpu"])
+    monkeypatch.setattr(
+        setup.shutil, "which", lambda name: f"/usr/bin/{name}" if name == "python3.12" else None
+    )
+    monkeypatch.setattr(setup, "works", lambda python: python == "/usr/bin/python3.12")
+
+    def replaced(path, arguments):
+        assert path == "/usr/bin/python3.12"
+        assert arguments[1].endswith("setup.py")
+        assert arguments[2:] == ["--cpu"]
+        raise SystemExit(0)
+
+    monkeypatch.setattr(setup.os, "execv", replaced)
+    with pytest.raises(SystemExit):
+        setup.main(["--cpu"])
+
+
+def test_the_windows_script_is_ascii_and_hands_everything_over():
+    """An old PowerShell reads a script in the system's code page."""
+    text = (ROOT / "scripts" / "setup.ps1").read_bytes().decode("ascii")
+    options = re.findall(r"add_argument\(\"--([a-z]+)\"", (ROOT / "scripts" / "setup.py").read_text("utf-8"))
+    assert options == ["cuda", "cpu", "force"]
+    assert all(f'"--{option}"' in text for option in options)
 
 
 def test_a_python_without_venv_is_told_how_to_get_it(setup, monkeypatch, capsys):
