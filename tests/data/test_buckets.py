@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -16,6 +16,7 @@ SETTINGS = st.sampled_from(
 )
 
 
+@settings(max_examples=300)
 @given(st.lists(SIZES, max_size=20), SETTINGS, st.booleans())
 def test_no_picture_is_lost_and_every_shape_fits_the_model(
     sizes: list[tuple[int, int]], setting: tuple[int, int], upscale: bool

@@ -129,6 +129,14 @@ def test_an_unclosed_quote_is_named_where_it_opens(folder: Path, after: str) -> 
     assert captions(manifest)["c.png"] == "fine"
 
 
+def test_a_quote_that_closes_lines_later_in_the_middle_of_text_is_named_where_it_opens(folder: Path) -> None:
+    draw(folder, "a.png", "c.png")
+    write(folder, 'file_name,text\na.png,"a city\nwith "neon" signs\nc.png,fine\n')
+    manifest = read_pictures(folder)
+    assert next((p.code, p.where.line) for p in errors(manifest.problems) if p.where) == ("LS2004", 2)
+    assert captions(manifest) == {"c.png": "fine"}
+
+
 def test_lines_are_physical_lines_across_quoted_newlines(folder: Path) -> None:
     draw(folder, "a.png")
     write(folder, 'file_name,text\r\na.png,"one\r\ntwo\r\nthree"\r\nb.png nothing\r\n')

@@ -119,6 +119,12 @@ def test_the_short_window_is_the_last() -> None:
     assert [size(window) for window in plan.epoch(0)] == [4, 4, 3]
 
 
+def test_left_overs_that_fit_together_are_not_split() -> None:
+    for seed in range(10):
+        (one, other) = Plan("aaabccdd", 4, 1, seed).epoch(0)
+        assert sorted((sorted(map(len, one)), sorted(map(len, other)))) == [[1, 3], [2, 2]]
+
+
 def test_the_order_is_pinned_for_ever() -> None:
     assert shuffled(6, 42).tolist() == [4, 1, 3, 0, 2, 5]
     assert Plan(["a", "b"] * 4, 2, 1, seed=42).window(5) == (1, (MicroBatch((5, 7)),))

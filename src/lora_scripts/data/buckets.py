@@ -65,16 +65,18 @@ def _lost(size: tuple[int, int], bucket: Bucket) -> float:
     return 1 - min(ratio, 1 / ratio)
 
 
-def _shrunk(size: tuple[int, int], bucket: Bucket, unit: int, step: int) -> Bucket:
-    """A bucket no larger than the picture itself, for those that shall not be enlarged."""
-    if size[0] >= bucket.width and size[1] >= bucket.height:
-        return bucket
+def _shrunk(size: tuple[int, int], best: Bucket, resolution: int, step: int) -> Bucket:
+    """``best``, or for a picture that would have to be enlarged a bucket no larger than itself."""
+    if size[0] >= best.width and size[1] >= best.height:
+        return best
+    unit = grain(resolution, step)
 
     def fitting(length: int) -> int:
         whole = unit if length >= unit else step
         return max(step, length // whole * whole)
 
-    return Bucket(fitting(min(size[0], MAX_RATIO * size[1])), fitting(min(size[1], MAX_RATIO * size[0])))
+    own = Bucket(fitting(min(size[0], MAX_RATIO * size[1])), fitting(min(size[1], MAX_RATIO * size[0])))
+    return own if own.width * own.height <= resolution**2 else best
 
 
 def _into(size: tuple[int, int], bucket: Bucket) -> Placement:
@@ -94,13 +96,12 @@ def place(
     enlarged only where a side is below ``step``.
     """
     shapes = buckets(resolution, step)
-    unit = grain(resolution, step)
     placed: list[Placement] = []
     known: dict[tuple[int, int], Placement] = {}
     for size in sizes:
         if size not in known:
             best = min(shapes, key=lambda shape: (_lost(size, shape), -shape.width * shape.height, shape))
-            known[size] = _into(size, best if upscale else _shrunk(size, best, unit, step))
+            known[size] = _into(size, best if upscale else _shrunk(size, best, resolution, step))
         placed.append(known[size])
     return placed
 
