@@ -47,6 +47,7 @@ def knock(*command: object, cwd: Path, **environment: str) -> subprocess.Complet
         cwd=cwd,
         env=os.environ | {"PYTHONIOENCODING": "utf-8"} | environment,
         check=False,
+        timeout=60,
     )
 
 
