@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -40,13 +43,31 @@ class Done:
         return self.out + self.err
 
 
-def command(*words: object, cwd: Path, **env: str) -> Done:
-    """Runs ``python WORDS`` from ``cwd``."""
+def process(*words: object, cwd: Path, **env: str) -> Done:
+    """Runs ``python WORDS`` from ``cwd`` in a process of its own."""
     done = subprocess.run(
         [sys.executable, *map(str, words)], cwd=cwd, env=environment(**env), text=True, capture_output=True,
         timeout=300, check=False,
     )  # fmt: skip
     return Done(done.returncode, done.stdout, done.stderr)
+
+
+def command(*words: object, cwd: Path) -> Done:
+    """The same command line without the seconds that a process needs to import everything."""
+    from lora_scripts.cli.main import run
+    from lora_scripts.core.catalogue import use_language
+
+    out, err = io.StringIO(), io.StringIO()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    use_language("en")
+    try:
+        with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = run([str(word) for word in words])
+    finally:
+        use_language(None)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return Done(code, out.getvalue(), err.getvalue())
 
 
 def draw_pictures(folder: Path, count: int, sizes=((16, 16), (24, 16), (16, 24))) -> list[tuple[str, str]]:
@@ -106,11 +127,11 @@ class Desk:
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return path
 
-    def train(self, config: Path, *more: object, **env: str) -> Done:
-        return command(ROOT / "train.py", "--config", config, *more, cwd=self.root, **env)
+    def train(self, config: Path | str, *more: object) -> Done:
+        return command("train", "--config", config, *more, cwd=self.root)
 
-    def cli(self, *words: object, **env: str) -> Done:
-        return command("-m", "lora_scripts.cli.main", *words, cwd=self.root, **env)
+    def cli(self, *words: object) -> Done:
+        return command(*words, cwd=self.root)
 
     def result(self, output: str = "output/my_style") -> dict:
         return json.loads((self.root / output / "result.json").read_text(encoding="utf-8"))
@@ -138,6 +159,7 @@ def trained(tmp_path_factory, tiny_base) -> Desk:
     write_csv(root / "pics" / "metadata.csv", draw_pictures(root / "pics", 22))
     desk = Desk(root, tiny_base)
     preview = {"prompts": ["a red house", "a blue house"], "steps": 2, "width": 16, "height": 16}
-    done = desk.train(desk.config(preview=preview, trigger_word="mystyle", lora_alpha=2))
+    config = desk.config(preview=preview, trigger_word="mystyle", lora_alpha=2)
+    done = process(ROOT / "train.py", "--config", config.name, cwd=root)
     assert done.code == 0, done.text
     return desk

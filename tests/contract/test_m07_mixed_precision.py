@@ -6,7 +6,7 @@ import pytest
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_m07_half_precision_trains_close_to_full(make_desk, precision):
     desk = make_desk()
-    losses = {}
+    losses: dict[str, float] = {}
     for mode in (precision, "no"):
         done = desk.train(desk.config(mixed_precision=mode, output_dir=f"output/{mode}", max_steps=4))
         assert done.code == 0, done.text

@@ -1,4 +1,4 @@
-"""M12: ``pytorch_lora_weights.safetensors`` in the one layout that WebUI, ComfyUI, sd-scripts and Diffusers load."""
+"""M12: ``pytorch_lora_weights.safetensors`` is in the one layout that every client loads."""
 
 import torch
 from safetensors import safe_open

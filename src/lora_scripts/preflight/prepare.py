@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lora_scripts.config.schema import RunConfig
+from lora_scripts.core.catalogue import say
 from lora_scripts.core.problems import Problem, ProblemsError, errors
-from lora_scripts.families._base import Description, Family
+from lora_scripts.families._base import Description, Family, Unsupported
 from lora_scripts.families._source import Source, find, resolve
 
 from .checks.dataset import DatasetReport, check_pictures
@@ -65,8 +66,35 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Prepared:
         problems += found
     except ProblemsError as error:
         problems += error.problems
+    problems += _fits_family(prepared) + _fits_length(prepared)
     problems[:] = _once(without_repeats(problems))
     return prepared
+
+
+def _fits_family(prepared: Prepared) -> list[Problem]:
+    """What the config asks of the family that its data sheet says it cannot do."""
+    config, family = prepared.config, prepared.family
+    if family is None:
+        return []
+    asked = {
+        "text_encoder_training": ("train_text_encoder", config.train_text_encoder),
+        "gradient_checkpointing": ("gradient_checkpointing", config.gradient_checkpointing),
+    }
+    found = []
+    for feature, (key, wanted) in asked.items():
+        support = family.sheet.supports.get(feature, True)
+        if wanted and isinstance(support, Unsupported):
+            told = {"key": key, "family": family.sheet.title, "reason": say(support.reason)}
+            found.append(Problem("LS1021", told))
+    return found
+
+
+def _fits_length(prepared: Prepared) -> list[Problem]:
+    total = prepared.dataset.total_steps if prepared.dataset else 0
+    warmup = prepared.config.warmup_steps
+    if not total or warmup < total:
+        return []
+    return [Problem("LS1020", {"warmup": warmup, "total": total, "advice": max(1, total // 20)})]
 
 
 def _not_yet(config: RunConfig) -> list[Problem]:

@@ -75,7 +75,7 @@ def unpack_state(
     tensors: Mapping[str, torch.Tensor],
     scalars: Mapping[str, Any],
 ) -> None:
-    """Puts a packed state back. ``load_state_dict`` is avoided: it casts 8-bit states to the weights' dtype."""
+    """Puts a packed state back, past ``load_state_dict``, which casts 8-bit states to the weights' dtype."""
     for name, value in [*tensors.items(), *scalars.items()]:
         parameter_name, key = name.rsplit(SEPARATOR, 1)
         parameter = parameters[parameter_name]

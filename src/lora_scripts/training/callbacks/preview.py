@@ -8,8 +8,8 @@ from lora_scripts.adapters.attach import set_training
 from lora_scripts.core.control import Control
 from lora_scripts.core.events import Emit, Event, Exported, Previewed, StepDone
 from lora_scripts.core.paths import RunFolder
-
-from lora_scripts.toolbox.pictures import contact_sheet, make_pictures
+from lora_scripts.toolbox.pictures import make_pictures
+from lora_scripts.toolbox.sheets import contact_sheet
 from lora_scripts.training.session import Session
 
 SHEET_SIDE = 256
