@@ -270,3 +270,10 @@ class LatentDiffusion:
         part = self.sheet.components[component]
         inner = "" if module_name.startswith(part.inner) else part.inner
         return f"{part.kohya}_{(inner + module_name).replace('.', '_')}"
+
+    def modules_by_name(
+        self, modules: Mapping[str, Mapping[str, tuple[int, ...]]]
+    ) -> dict[str, tuple[str, str]]:
+        """The way back from ``names``: kohya name -> (component, module), over ``Description.modules``."""
+        adapted = {name for name, part in self.sheet.components.items() if part.kohya}
+        return {self.names(c, m): (c, m) for c, found in modules.items() if c in adapted for m in found}

@@ -35,7 +35,7 @@ def _sources(
                 {
                     "component": name,
                     "known": ", ".join(known),
-                    "near": did_you_mean(name, known) or next(iter(known)),
+                    "near": did_you_mean(name, known, cutoff=50.0) or next(iter(known)),
                 },
             )
             for name in wrong

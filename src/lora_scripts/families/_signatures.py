@@ -43,7 +43,7 @@ def _denoiser(names: Shapes) -> str | None:
     context = _first(names, "attn2.to_k.weight")
     if extra is not None:
         return "sdxl_refiner" if context and context[1] == 1280 else "sdxl"
-    project = _first(names, "transformer_blocks.0.attn2.to_k.weight") and _first(names, "proj_in.weight")
+    project = _first(names, "proj_in.weight")
     return "sd2" if project is not None and len(project) == 2 else "sd15"
 
 
@@ -51,10 +51,8 @@ def signature(names: Shapes) -> str | None:
     """A key of ``TITLES``, or None for weights of no known kind."""
     if any(n.endswith(LORA_ENDINGS) or ".hada_" in n or ".lokr_" in n for n in names):
         return "lora"
-    if len(names) <= 4 and (
-        "emb_params" in names or "clip_l" in names or all(len(s) == 2 for s in names.values())
-    ):
-        return "embedding" if names else None
+    if 0 < len(names) <= 4 and all("." not in n and len(shape) <= 2 for n, shape in names.items()):
+        return "embedding"
     if any("joint_blocks." in n for n in names) or any(
         n.startswith("transformer/transformer_blocks.") and ".attn.add_k_proj" in n for n in names
     ):
