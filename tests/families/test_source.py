@@ -141,7 +141,8 @@ def test_pickle_formats_are_refused_by_name(tmp_path, suffix):
 @pytest.mark.parametrize(
     "content",
     [b"", b"\x00", b"GGUF\x03\x00\x00\x00", b"version https://git-lfs.github.com/spec/v1\n",
-     b"<!DOCTYPE html><html>", (30).to_bytes(8, "little") + b'{"a": {"dtype": 7}}           ', (2**40).to_bytes(8, "little") + b"{}"],
+     b"<!DOCTYPE html><html>", (30).to_bytes(8, "little") + b'{"a": {"dtype": 7}}           ',
+     (2**40).to_bytes(8, "little") + b"{}"],
 )  # fmt: skip
 def test_what_is_no_safetensors_file_is_named(tmp_path, content):
     path = tmp_path / "model.safetensors"
@@ -178,8 +179,9 @@ def test_of_a_hub_repository_only_what_is_needed_is_taken():
     files = [
         "model_index.json", "README.md", "v1-5-pruned.safetensors", "v1-5-pruned.ckpt",
         "safety_checker/model.safetensors", "unet/config.json", "unet/diffusion_pytorch_model.safetensors",
-        "unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.bin", "vae/config.json",
-        "vae/diffusion_pytorch_model.fp16.safetensors", "tokenizer/merges.txt", "tokenizer/vocab.json",
+        "unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.bin",
+        "vae/config.json", "vae/diffusion_pytorch_model.fp16.safetensors",
+        "tokenizer/merges.txt", "tokenizer/vocab.json",
     ]  # fmt: skip
     assert wanted(files) == [
         "model_index.json",

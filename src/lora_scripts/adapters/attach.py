@@ -63,7 +63,8 @@ def fill(parameter: torch.Tensor, name: str, seed: int) -> None:
 
 
 def attach(model: Model, spec: AdapterSpec, *, train_text_encoder: bool = False, seed: int = 0) -> Adapter:
-    """Injects the LoRA into the model's modules; the base stays frozen. The adapter starts without effect.
+    """Injects the LoRA into the model's modules; the base stays frozen. The adapter starts without effect
+    and with dropout off (see ``set_training``).
 
     Raises ProblemsError LS4020 to LS4023 where ``spec.targets`` does not fit.
     """
@@ -86,6 +87,7 @@ def attach(model: Model, spec: AdapterSpec, *, train_text_encoder: bool = False,
         )
         with torch.random.fork_rng(devices=[]):
             inject_adapter_in_model(config, module, ADAPTER)
+        module.eval()
         for name in names:
             layer = module.get_submodule(name)
             layers[f"{component}.{name}"] = layer

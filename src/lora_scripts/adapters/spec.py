@@ -10,6 +10,9 @@ from lora_scripts.core.lookup import did_you_mean
 from lora_scripts.core.problems import Problem, ProblemsError
 from lora_scripts.families._base import Sheet
 
+REGEX = frozenset("*+?()[]{}|^$\\")
+"""A word without any of these is meant as a name. The dot is left out: names have dots too."""
+
 
 @dataclass(frozen=True)
 class AdapterSpec:
@@ -80,14 +83,13 @@ def match_targets(
             for c in components
         }
     elif isinstance(preset, str):
-        near = did_you_mean(preset, sheet.target_presets) or sheet.default_preset
-        matched = {} if preset.isidentifier() else _by_list([preset], modules, components)
-        if not matched and any(preset == m.rsplit(".", 1)[-1] for c in components for m in modules[c]):
-            matched = _by_list([preset], modules, components)
-        if not matched:
-            raise ProblemsError(
-                Problem("LS4023", {"preset": preset, "near": near, "known": ", ".join(sheet.target_presets)})
-            )
+        if not set(preset) & REGEX and not any(
+            _matches(preset, c, m) for c in components for m in modules[c]
+        ):
+            near = did_you_mean(preset, sheet.target_presets) or sheet.default_preset
+            params = {"preset": preset, "near": near, "known": ", ".join(sheet.target_presets)}
+            raise ProblemsError(Problem("LS4023", params))
+        matched = _by_list([preset], modules, components)
     else:
         matched = _by_list(preset, modules, components)
     ordered = {c: [m for m in modules[c] if m in set(names)] for c, names in matched.items()}

@@ -92,7 +92,9 @@ def read_back(path: Path, model: Model, adapter: Adapter) -> Readback:
     choose_attention(copies[family.sheet.denoiser], model.device, model.dtype)
     bare = dataclasses.replace(model, modules=copies)
     pipe = family.pipeline(bare)
-    pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=NAME, local_files_only=True)
+    folder, file = str(path.parent), path.name
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        pipe.load_lora_weights(folder, weight_name=file, adapter_name=NAME, local_files_only=True)
     found = {name: lora_layers(copy) for name, copy in copies.items()}
     counts = {name: len(layers) for name, layers in found.items() if layers}
     where = Location(str(path))

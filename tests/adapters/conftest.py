@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.families import tiny
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    return tiny.write_folder(tmp_path_factory.mktemp("folder") / "tiny")
+
+
+@pytest.fixture
+def model(folder):
+    from lora_scripts.families import _source
+
+    source = _source.resolve(str(folder))
+    return _source.find("auto", source).load(source)
