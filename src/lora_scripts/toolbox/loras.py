@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -56,7 +57,9 @@ def put_on(pipe: Any, choices: Sequence[LoraChoice]) -> list[int]:
         name, reason = f"lora{number}", ""
         try:
             folder, file = str(choice.path.parent), choice.path.name
-            pipe.load_lora_weights(folder, weight_name=file, adapter_name=name, local_files_only=True)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+                pipe.load_lora_weights(folder, weight_name=file, adapter_name=name, local_files_only=True)
         except (ValueError, KeyError, RuntimeError, AttributeError) as error:
             reason = (str(error) or type(error).__name__).strip().splitlines()[0][:160]
         applied = 0 if reason else _applied(pipe, name)
