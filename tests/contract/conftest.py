@@ -26,9 +26,12 @@ def environment(**more: str) -> dict[str, str]:
     """No hub, no proxy, one thread, English."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("LORA_", "HF_"))}
     fixed = {
-        "HF_ENDPOINT": UNREACHABLE, "HTTP_PROXY": UNREACHABLE, "HTTPS_PROXY": UNREACHABLE,
-        "LORA_SCRIPTS_LANG": "en", "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
+        "HF_ENDPOINT": UNREACHABLE,
+        "HTTP_PROXY": UNREACHABLE,
+        "HTTPS_PROXY": UNREACHABLE,
+        "LORA_SCRIPTS_LANG": "en",
+        "OMP_NUM_THREADS": "1",
+    }
     return {**clean, **fixed, **more}
 
 
@@ -46,9 +49,14 @@ class Done:
 def process(*words: object, cwd: Path, **env: str) -> Done:
     """Runs ``python WORDS`` from ``cwd`` in a process of its own."""
     done = subprocess.run(
-        [sys.executable, *map(str, words)], cwd=cwd, env=environment(**env), text=True, capture_output=True,
-        timeout=300, check=False,
-    )  # fmt: skip
+        [sys.executable, *map(str, words)],
+        cwd=cwd,
+        env=environment(**env),
+        text=True,
+        capture_output=True,
+        timeout=300,
+        check=False,
+    )
     return Done(done.returncode, done.stdout, done.stderr)
 
 

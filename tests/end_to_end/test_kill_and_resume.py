@@ -20,18 +20,30 @@ from tests.contract.conftest import (  # noqa: F401 - fixtures
 
 KILLS = 10
 OPTIONS = dict(
-    max_steps=60, save_steps=2, batch_size=1, gradient_accumulation_steps=3, lora_dropout=0.1, lora_rank=8,
-    lr_scheduler="cosine", warmup_steps=5, output_name="same", logging={"tensorboard": False},
+    max_steps=60,
+    save_steps=2,
+    batch_size=1,
+    gradient_accumulation_steps=3,
+    lora_dropout=0.1,
+    lora_rank=8,
+    lr_scheduler="cosine",
+    warmup_steps=5,
+    output_name="same",
+    logging={"tensorboard": False},
     validation={"split": 0.1, "every_steps": 7, "timesteps": 1},
-)  # fmt: skip
+)
 
 
 def attempt(desk: Desk, config, seconds: float | None) -> int:
     """Starts a run and kills it after ``seconds``; its exit code."""
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), "--config", str(config)],
-        cwd=desk.root, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=desk.root,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         _, err = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -61,7 +73,11 @@ def test_killed_at_ten_random_moments_the_bytes_are_equal(make_desk, precision, 
     files = [
         desk.root / "output" / run / name
         for run in ("straight", "cut")
-        for name in ("pytorch_lora_weights.safetensors", "same-step000030.safetensors", "same-best.safetensors")
+        for name in (
+            "pytorch_lora_weights.safetensors",
+            "same-step000030.safetensors",
+            "same-best.safetensors",
+        )
     ]
     for one, two in zip(files[:3], files[3:], strict=True):
         assert one.read_bytes() == two.read_bytes(), one.name

@@ -157,18 +157,19 @@ def _syntax(text: str, name: str, mark: Any, error: Any) -> Problem:
 
 def _plain(node: Any, name: str, key: Key, places: dict[Key, Location]) -> Any:
     """ruamel's tree as plain Python values; the place of every key goes into ``places``."""
+    marks: Any = getattr(node, "lc", None)
     if isinstance(node, Mapping):
         result = {}
         for child, value in node.items():
             text = str(child)
-            line, column = node.lc.key(child)
+            line, column = marks.key(child)
             places[(*key, text)] = Location(name, line + 1, column + 1)
             result[text] = _plain(value, name, (*key, text), places)
         return result
     if isinstance(node, list):
         items = []
         for index, value in enumerate(node):
-            line, column = node.lc.item(index)
+            line, column = marks.item(index)
             places[(*key, index)] = Location(name, line + 1, column + 1)
             items.append(_plain(value, name, (*key, index), places))
         return items
@@ -211,7 +212,8 @@ def _displace(document: _Document, dotted: str) -> None:
             target: Any = document.values
             for part in other[:-1]:
                 target = target.get(part, {})
-            if isinstance(target, dict) and document.places.pop(other, None):
+            if isinstance(target, dict) and other in document.places:
+                del document.places[other]
                 target.pop(other[-1], None)
 
 

@@ -78,7 +78,7 @@ class RunConfig(Section):
     train_data_dir: PathText
     metadata_path: PathText | None = None
     trigger_word: str | None = None
-    resolution: Literal["auto"] | Annotated[Whole, Field(ge=64, le=4096)] = "auto"
+    resolution: Literal["auto"] | Annotated[Whole, Field(ge=8, le=4096)] = "auto"
     background: Annotated[str, Field(pattern=r"^(white|black|gray|#[0-9a-fA-F]{6})$")] = "white"
     on_bad_image: Literal["stop", "skip"] = "stop"
     strict: bool = harmless(False)

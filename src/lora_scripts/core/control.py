@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 REQUESTS = ("stop", "finish", "save", "preview")
-EXIT_BY_SIGNAL = {signal.SIGINT: 130, signal.SIGTERM: 143}
+EXIT_BY_SIGNAL: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 class Control:

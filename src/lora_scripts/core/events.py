@@ -155,7 +155,7 @@ class EventLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         _cut_torn_line(path)
-        last = next(reversed(list(_lines(path))), {})
+        last: dict[str, Any] = next(reversed(list(_lines(path))), {})
         self.run: str = last.get("run") or uuid.uuid4().hex
         self.attempt: int = last.get("attempt", 0) + 1
         self._seq: int = last.get("seq", -1) + 1

@@ -9,7 +9,16 @@ from pathlib import Path
 
 from ..core.lookup import did_you_mean
 from ..core.problems import Location, Problem
-from .table import BadRow, Row, delimiter_of, has_picture_suffix, parse_rows, quoted_row, suggestion
+from .table import (
+    BadRow,
+    Row,
+    delimiter_of,
+    has_picture_suffix,
+    parse_rows,
+    quoted_row,
+    runs_into_caption,
+    suggestion,
+)
 from .text_files import printable, read_text
 
 NAME_COLUMNS = (
@@ -73,7 +82,8 @@ def _csv_rows(path: Path, text: str) -> tuple[list[NamedCaption], list[Problem]]
             first = False
             continue
         first = False
-        if len(row.cells) == 1 and expected > 1:
+        name = row.cells[min(name_at, len(row.cells) - 1)]
+        if (len(row.cells) == 1 and expected > 1) or runs_into_caption(name):
             problems.append(_bad("LS2001", path, row.line, row.text))
         elif len(row.cells) != expected:
             problems.append(_bad("LS2002", path, row.line, row.text, found=len(row.cells), expected=expected))

@@ -45,6 +45,12 @@ def has_picture_suffix(cell: str) -> bool:
     return re.search(_PICTURE + r"$", cell.strip(), re.IGNORECASE) is not None
 
 
+def runs_into_caption(cell: str) -> bool:
+    """Whether a file name goes on into other words: a comma behind it is missing, and one in the caption was
+    taken for it."""
+    return not has_picture_suffix(cell) and re.search(_PICTURE + r"[\s\"'“]", cell, re.IGNORECASE) is not None
+
+
 def delimiter_of(text: str, known: frozenset[str]) -> str:
     """A comma, unless the first row makes sense only with a tab or semicolon, as some spreadsheets write."""
     first = next((line for line in _LINE_END.split(text) if line.strip()), "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -80,10 +81,10 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Description:
-    """A base model, known from its configuration alone (modules on the meta device, no weights read).
+    """A base model, known from its configuration alone: no weights are read.
 
-    ``resolution`` and ``size_multiple`` are in pixels. ``modules``: component -> module name -> shape of its
-    weight, for every linear layer and 2-D convolution. ``parameters``: component -> number of parameters.
+    ``resolution`` and ``size_multiple`` are in pixels. ``build`` makes each component on the meta device:
+    only what needs its layers pays for the libraries that know them.
     """
 
     source: Source
@@ -92,8 +93,19 @@ class Description:
     size_multiple: int
     prediction_type: str
     fingerprint: Mapping[str, Any]
-    parameters: Mapping[str, int]
-    modules: Mapping[str, Mapping[str, tuple[int, ...]]]
+    build: Callable[[], dict[str, nn.Module]] = field(repr=False)
+
+    @cached_property
+    def modules(self) -> Mapping[str, Mapping[str, tuple[int, ...]]]:
+        """Component -> module name -> shape of its weight: every linear layer and 2-D convolution."""
+        from ._components import weight_shapes
+
+        return {name: weight_shapes(module) for name, module in self.build().items()}
+
+    @cached_property
+    def parameters(self) -> Mapping[str, int]:
+        """Component -> number of parameters."""
+        return {name: sum(p.numel() for p in module.parameters()) for name, module in self.build().items()}
 
 
 @dataclass

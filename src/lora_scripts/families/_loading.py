@@ -16,6 +16,7 @@ from ._source import Source
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from ._diffusion import LatentDiffusion
 
@@ -79,28 +80,16 @@ def _check(family: LatentDiffusion, source: Source, configs: Mapping[str, Mappin
         raise ProblemsError(Problem("LS4010", params, Location(str(source.path))))
 
 
+def _fingerprint(source: Source, places: Mapping[str, Source]) -> dict[str, Any]:
+    """What the base is by content, with the parts that come from elsewhere."""
+    others = {name: place.fingerprint() for name, place in places.items() if place is not source}
+    return {**source.fingerprint(), **({"components": others} if others else {})}
+
+
 def _described(
-    family: LatentDiffusion,
-    source: Source,
-    configs: dict[str, dict[str, Any]],
-    modules: dict[str, Any],
-    kind: str,
-) -> Description:
-    return Description(
-        source=source,
-        family=family.sheet.name,
-        resolution=family.resolution(configs, source),
-        size_multiple=family.size_multiple(configs),
-        prediction_type=kind,
-        fingerprint=source.fingerprint(),
-        parameters={name: sum(p.numel() for p in module.parameters()) for name, module in modules.items()},
-        modules={name: parts.weight_shapes(module) for name, module in modules.items()},
-    )
-
-
-def _prepare(
     family: LatentDiffusion, source: Source, components: Mapping[str, str] | None, prediction_type: str
-) -> tuple[dict[str, Source], dict[str, Any], dict[str, Any], Description]:
+) -> tuple[dict[str, Source], dict[str, Any], Description]:
+    """Component -> where it comes from, the noise schedule's configuration, and the description."""
     places = _sources(family, source, components)
     denoiser = family.sheet.denoiser
     configs = {denoiser: _config(family, family.sheet.components[denoiser], places[denoiser])}
@@ -114,19 +103,26 @@ def _prepare(
         raise ProblemsError(problems)
     _check(family, source, configs)
     scheduler = _scheduler(family, source, prediction_type)
-    modules = {name: parts.build(part, configs[name]) for name, part in family.sheet.components.items()}
-    return (
-        places,
-        modules,
-        scheduler,
-        _described(family, source, configs, modules, scheduler["prediction_type"]),
+
+    def build() -> dict[str, nn.Module]:
+        return {name: parts.build(part, configs[name]) for name, part in family.sheet.components.items()}
+
+    description = Description(
+        source=source,
+        family=family.sheet.name,
+        resolution=family.resolution(configs, source),
+        size_multiple=family.size_multiple(configs),
+        prediction_type=scheduler["prediction_type"],
+        fingerprint=_fingerprint(source, places),
+        build=build,
     )
+    return places, scheduler, description
 
 
 def describe(
     family: LatentDiffusion, source: Source, components: Mapping[str, str] | None, prediction_type: str
 ) -> Description:
-    return _prepare(family, source, components, prediction_type)[3]
+    return _described(family, source, components, prediction_type)[2]
 
 
 def load(
@@ -143,7 +139,8 @@ def load(
 
     place = torch.device(device)
     asked = dtype or torch.float32
-    places, modules, scheduler, description = _prepare(family, source, components, prediction_type)
+    places, scheduler, description = _described(family, source, components, prediction_type)
+    modules = description.build()
     for name, part in family.sheet.components.items():
         kept = torch.float32 if part.storage == "float32" else asked
         if places[name].path.is_dir():

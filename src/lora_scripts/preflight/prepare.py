@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from lora_scripts.adapters.spec import match_targets
 from lora_scripts.config.schema import RunConfig
 from lora_scripts.core.catalogue import say
 from lora_scripts.core.problems import Problem, ProblemsError, errors
@@ -66,7 +67,7 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Prepared:
         problems += found
     except ProblemsError as error:
         problems += error.problems
-    problems += _fits_family(prepared) + _fits_length(prepared)
+    problems += _fits_family(prepared) + _fits_targets(prepared) + _fits_length(prepared)
     problems[:] = _once(without_repeats(problems))
     return prepared
 
@@ -87,6 +88,23 @@ def _fits_family(prepared: Prepared) -> list[Problem]:
             told = {"key": key, "family": family.sheet.title, "reason": say(support.reason)}
             found.append(Problem("LS1021", told))
     return found
+
+
+def _fits_targets(prepared: Prepared) -> list[Problem]:
+    """Module names of the user's own are matched against the base's layers; the presets are known to fit."""
+    config, family, description = prepared.config, prepared.family, prepared.description
+    if family is None or description is None:
+        return []
+    targets = config.target_modules
+    if isinstance(targets, str) and targets in ("auto", *family.sheet.target_presets):
+        return []
+    try:
+        match_targets(
+            family.sheet, description.modules, targets, train_text_encoder=config.train_text_encoder
+        )
+    except ProblemsError as error:
+        return error.problems
+    return []
 
 
 def _fits_length(prepared: Prepared) -> list[Problem]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lora_scripts.config.schema import RunConfig
 from lora_scripts.core.catalogue import exit_code, render, say
@@ -140,7 +140,7 @@ class Run:
         if self.control.leaving:
             raise Leaving
 
-    def _say(self, key: str, **params: object) -> None:
+    def _say(self, key: str, **params: Any) -> None:
         self.console.print(say(key, **params), highlight=False, markup=False, soft_wrap=True)
 
     def _train(self, session: Session) -> tuple[str, int]:

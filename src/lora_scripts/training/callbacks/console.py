@@ -5,7 +5,14 @@ from __future__ import annotations
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from lora_scripts.core.catalogue import say
 from lora_scripts.core.events import (
@@ -49,7 +56,7 @@ class ConsoleLines:
             disable=not console.is_terminal,
         )
         self.start_step = start_step
-        self.task = None
+        self.task: TaskID | None = None
 
     def __call__(self, event: Event, step: int) -> None:
         match event:

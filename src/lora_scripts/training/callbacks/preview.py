@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lora_scripts.adapters.attach import set_training
 from lora_scripts.core.control import Control
@@ -11,6 +12,9 @@ from lora_scripts.core.paths import RunFolder
 from lora_scripts.toolbox.pictures import make_pictures
 from lora_scripts.toolbox.sheets import contact_sheet
 from lora_scripts.training.session import Session
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 SHEET_SIDE = 256
 
@@ -65,11 +69,9 @@ class Previews:
 
     def sheet(self) -> None:
         """``previews/sheet.png``: a row for each prompt, a column for each step."""
-        from PIL import Image
-
         folders = sorted(path for path in self.folder.previews.glob("step-*") if path.is_dir())
         columns = [folder.name.removeprefix("step-").lstrip("0") or "0" for folder in folders]
-        rows: list[list[Image.Image]] = []
+        rows: list[list[Image]] = []
         for index in range(len(self.settings.prompts)):
             files = [folder / f"{index:02d}.png" for folder in folders]
             rows.append([_small(path) for path in files if path.exists()])
@@ -82,10 +84,10 @@ class Previews:
         pass
 
 
-def _small(path: Path) -> object:
-    from PIL import Image
+def _small(path: Path) -> Image:
+    from PIL import Image as Pillow
 
-    with Image.open(path) as picture:
+    with Pillow.open(path) as picture:
         copy = picture.convert("RGB")
     copy.thumbnail((SHEET_SIDE, SHEET_SIDE))
     return copy
