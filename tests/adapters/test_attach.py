@@ -80,6 +80,11 @@ def test_start_values_depend_on_seed_and_name_alone(folder):
     assert not torch.equal(full[first], other[first])
     assert 0 < len(part) < len(full)
     assert all(torch.equal(part[name], full[name]) for name in part)
+    twins = [
+        full[f"unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_{x}.lora_A.weight"] for x in "qkv"
+    ]
+    assert not torch.equal(twins[0], twins[1])
+    assert not torch.equal(twins[1], twins[2])
     for name, value in full.items():
         if ".lora_B." in name:
             assert not value.any()

@@ -224,12 +224,19 @@ def test_the_vae_encodes_in_full_precision_even_under_autocast(folder, tmp_path)
     assert torch.equal(found, wanted)
 
 
-def test_what_has_left_memory_stays_known(folder):
+def test_what_has_left_memory_stays_known_and_is_really_gone(folder):
+    import gc
+    import weakref
+
     model = load(folder)
+    stages = model.family.stages(model)
+    gone = weakref.ref(model.modules["vae"])
     mark = model.component_hash("vae")
     given = items(model, 1)
     model.release("vae", "text_encoder")
+    gc.collect()
     assert set(model.modules) == {"unet"}
+    assert gone() is None, f"{len(stages)} stages keep it alive"
     assert model.component_hash("vae") == mark
     assert model.family.collate(model, given, [Draw(1)])["latents"].shape == (1, 4, 8, 8)
 

@@ -79,7 +79,9 @@ def test_a_missing_vae_is_named_by_its_key_and_taken_from_elsewhere(tmp_path, ti
         folder / "vae" / "diffusion_pytorch_model.safetensors",
     )
     for place in places:
-        same(load(path, components={"vae": str(place)}), tiny_parts)
+        model = load(path, components={"vae": str(place)})
+        same(model, tiny_parts)
+        assert model.description.fingerprint["components"].keys() == {"vae"}
 
 
 def test_everything_that_is_missing_is_said_at_once(tmp_path, tiny_parts):

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 LOGVAR_RANGE = (-30.0, 20.0)
 """Diffusers' ``DiagonalGaussianDistribution`` clamps the log-variance so; ours must sample the same way."""
 
+LATENT_PARTS = ("latents", "noise", "timesteps")
+"""Entries of a batch that say what is to be denoised; the others are what it is denoised by."""
+
 
 class LatentDiffusion:
     """A family of U-Nets that denoise a VAE's latents; epsilon or v prediction on a DDPM schedule."""
@@ -36,8 +39,17 @@ class LatentDiffusion:
         """Tokenizer folder name -> tokenizer, from the source or, for a single file, the family's own."""
         raise LookupError(f"{type(self).__name__} names no tokenizers")
 
-    def embed(self, model: Model, ids: Tensor) -> dict[str, Tensor]:
-        """Token numbers (B, 77) -> the denoiser's text inputs; differentiable, for trained encoders."""
+    def tokenize(self, model: Model, captions: Sequence[str]) -> dict[str, Tensor]:
+        """Token numbers (B, length) by tokenizer: ``ids`` of the first, ``ids_2`` of the second and so on."""
+        from ._stages import token_ids
+
+        return {
+            "ids" if number == 0 else f"ids_{number + 1}": token_ids(model.tokenizers[name], captions)
+            for number, name in enumerate(self.sheet.tokenizers)
+        }
+
+    def embed(self, model: Model, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What ``tokenize`` gives -> the denoiser's text inputs; differentiable, for trained encoders."""
         raise LookupError(f"{type(self).__name__} reads no text")
 
     # -- description and loading --------------------------------------------------------------------------
@@ -113,10 +125,9 @@ class LatentDiffusion:
         """Each text as keywords of the pipeline's call; the negative ones get ``negative_`` in front."""
         import torch
 
-        from ._stages import token_ids
-
         with torch.no_grad():
-            return [{"prompt_embeds": self.embed(model, token_ids(model, [text]))["text"]} for text in texts]
+            found = [self.embed(model, self.tokenize(model, [text])) for text in texts]
+        return [{"prompt_embeds": embedded["text"]} for embedded in found]
 
     # -- the training step --------------------------------------------------------------------------------
 
@@ -180,12 +191,9 @@ class LatentDiffusion:
         """The denoiser's output (B, C, h, w) in float32. Autocast, if any, is the caller's."""
         inputs = self.noisy(model, batch).to(model.dtype)
         steps = batch["timesteps"].to(model.device)
-        if "ids" in batch:
-            text = self.embed(model, batch["ids"])
-        else:
-            text = {
-                n: t.to(model.device) for n, t in batch.items() if n not in ("latents", "noise", "timesteps")
-            }
+        given = {n: t.to(model.device) for n, t in batch.items() if n not in LATENT_PARTS}
+        ids = {name: given.pop(name) for name in list(given) if name.startswith("ids")}
+        text = {**given, **self.embed(model, ids)} if ids else given
         return self.denoise(model, inputs, steps, text).float()
 
     def denoise(self, model: Model, inputs: Tensor, steps: Tensor, text: Mapping[str, Tensor]) -> Tensor:
@@ -242,9 +250,7 @@ class LatentDiffusion:
         import torch
 
         if all(name in model.modules for name in self.sheet.text_encoders):
-            from ._stages import token_ids
-
-            return {"ids": token_ids(model, ["a city street at night"])[0]}
+            return {name: ids[0] for name, ids in self.tokenize(model, ["a city street at night"]).items()}
         width = int(model.configs[self.sheet.denoiser]["cross_attention_dim"])
         return {"text": torch.randn((77, width), generator=generator)}
 

@@ -30,7 +30,6 @@ def latents_stage(model: Model, dtype: torch.dtype, background: str) -> Stage:
     from lora_scripts.data.buckets import prepare
     from lora_scripts.data.images import decode
 
-    vae: Any = model.modules.get("vae")
     mark = model.component_hash("vae")
 
     def key(sample: Sample) -> str:
@@ -39,6 +38,7 @@ def latents_stage(model: Model, dtype: torch.dtype, background: str) -> Stage:
         return _digest("latents", 1, mark, sample.picture.sha256, size, background, str(dtype))
 
     def run(samples: list[Sample]) -> list[dict[str, Any]]:
+        vae: Any = model.modules["vae"]  # looked up late: a stage must not keep a released module alive
         weight = next(vae.parameters())
         results = []
         for sample in samples:
@@ -61,11 +61,15 @@ def latents_stage(model: Model, dtype: torch.dtype, background: str) -> Stage:
 
 
 def ids_stage(model: Model) -> Stage:
-    """Captions -> ``ids``: token numbers (77,), for text encoders that are trained."""
-    vocabulary = _digest(sorted(model.tokenizer.get_vocab().items()))
+    """Captions -> token numbers as ``tokenize`` names them, for text encoders that are trained."""
+    family: Any = model.family
+    vocabulary = _vocabulary(model)
 
     def run(samples: list[Sample]) -> list[dict[str, Any]]:
-        return [{"ids": ids} for ids in token_ids(model, [sample.caption for sample in samples])]
+        return [
+            {name: ids[0] for name, ids in family.tokenize(model, [sample.caption]).items()}
+            for sample in samples
+        ]
 
     return Stage(
         name="ids",
@@ -81,7 +85,7 @@ def text_stage(model: Model, dtype: torch.dtype) -> Stage:
     family: Any = model.family
     names = family.sheet.text_encoders
     marks = [model.component_hash(name) for name in names]
-    vocabulary = _digest(sorted(model.tokenizer.get_vocab().items()))
+    vocabulary = _vocabulary(model)
 
     def run(samples: list[Sample]) -> list[dict[str, Any]]:
         import torch
@@ -89,7 +93,7 @@ def text_stage(model: Model, dtype: torch.dtype) -> Stage:
         results = []
         for sample in samples:
             with torch.no_grad():
-                found = family.embed(model, token_ids(model, [sample.caption]))
+                found = family.embed(model, family.tokenize(model, [sample.caption]))
             results.append({n: t[0].to(device="cpu", dtype=dtype).contiguous() for n, t in found.items()})
         return results
 
@@ -104,14 +108,19 @@ def text_stage(model: Model, dtype: torch.dtype) -> Stage:
     )
 
 
-def token_ids(model: Model, captions: Sequence[str], tokenizer: Any = None) -> torch.Tensor:
+def _vocabulary(model: Model) -> str:
+    return _digest(
+        [sorted(tokenizer.get_vocab().items()) for _, tokenizer in sorted(model.tokenizers.items())]
+    )
+
+
+def token_ids(tokenizer: Any, captions: Sequence[str]) -> torch.Tensor:
     """Token numbers (captions, length), cut and padded to the tokenizer's length."""
-    chosen = tokenizer or model.tokenizer
-    ids: torch.Tensor = chosen(
+    ids: torch.Tensor = tokenizer(
         list(captions),
         padding="max_length",
         truncation=True,
-        max_length=chosen.model_max_length,
+        max_length=tokenizer.model_max_length,
         return_tensors="pt",
     ).input_ids
     return ids

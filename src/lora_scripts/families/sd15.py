@@ -130,9 +130,9 @@ class StableDiffusion1(LatentDiffusion):
             "tokenizer": CLIPTokenizer.from_pretrained(str(source.path / "tokenizer"), local_files_only=True)
         }
 
-    def embed(self, model: Model, ids: Tensor) -> dict[str, Tensor]:
+    def embed(self, model: Model, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
         encoder = model.modules["text_encoder"]
-        return {"text": encoder(ids.to(model.device)).last_hidden_state}
+        return {"text": encoder(ids["ids"].to(model.device)).last_hidden_state}
 
     def pipeline_extras(self) -> dict[str, Any]:
         return {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
