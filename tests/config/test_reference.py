@@ -31,7 +31,7 @@ def test_every_key_is_explained_and_no_other(language):
         ("learning_rate", "a number above 0 and at most 10"),
         ("lora_dropout", "a number of at least 0 and below 1"),
         ("mixed_precision", "auto, fp16, bf16 or no"),
-        ("resolution", "auto or a whole number from 64 to 4096"),
+        ("resolution", "auto or a whole number from 8 to 4096"),
         ("epochs", "a whole number of at least 1; or null"),
         ("strict", "true or false"),
         ("preview.prompts", "a list (text)"),

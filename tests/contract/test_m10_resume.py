@@ -89,3 +89,5 @@ def test_m10_a_damaged_checkpoint_is_passed_over_loudly(make_desk):
     assert again.code == 0, again.text
     assert "LS5005" in again.out
     assert newest.name in again.out
+    assert not newest.exists()
+    assert list(newest.parent.glob(f"damaged-*-{newest.name}")), "set aside, not deleted"

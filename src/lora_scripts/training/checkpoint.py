@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,9 +143,10 @@ class CheckpointStore:
             json.loads((folder / STATE).read_text(encoding="utf-8")),
         )
 
-    def drop_after(self, step: int) -> Iterator[int]:
-        """Removes checkpoints newer than ``step`` (damaged ones, passed over on resume)."""
-        for newer in self.steps():
-            if newer > step:
-                shutil.rmtree(self.path(newer), ignore_errors=True)
-                yield newer
+    def set_aside(self, step: int) -> Path:
+        """Renames a damaged checkpoint, so that it is neither counted nor tried again, nor lost."""
+        number = 1
+        while (target := self.folder / f"damaged-{number}-step-{step:06d}").exists():
+            number += 1
+        self.path(step).rename(target)
+        return target

@@ -112,12 +112,14 @@ class Run:
         return code
 
     def _newest(self) -> tuple[Snapshot | None, list[Problem]]:
-        """The newest whole checkpoint, and a warning for each damaged newer one that is passed over."""
+        """The newest whole checkpoint, and a warning for each damaged newer one, which is set aside."""
         step, damaged = self.store.newest()
         warnings = [
             Problem("LS5005", {"name": self.store.path(bad).name, "reason": reason}, severity="warning")
             for bad, reason in damaged.items()
         ]
+        for bad in damaged:
+            self.store.set_aside(bad)
         if step is None:
             return None, warnings
         snapshot = self.store.load(step)
