@@ -27,9 +27,8 @@ def test_a_trained_text_encoder_is_in_the_file_and_read_back(make_desk):  # noqa
     ]
     assert steps[0]["learning_rates"] == {"denoiser": 2e-3, "text_encoder": 5e-4}
 
-    first = desk.train(
-        desk.config(output_dir="output/cut", output_name="te", **options), "--set", "max_steps=3"
-    )
+    cut = desk.config(output_dir="output/cut", output_name="te", **options)
+    first = desk.train(cut, "--set", "max_steps=3")
     assert first.code == 0, first.text
     (desk.root / "output/cut/result.json").unlink()  # as if it had been killed before it was finished
     second = desk.train(cut)

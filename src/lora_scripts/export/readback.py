@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from lora_scripts.adapters.attach import Adapter, disabled
 from lora_scripts.core.problems import Location, Problem, ProblemsError
 from lora_scripts.core.seeds import derive_seed
-from lora_scripts.families._attention import choose_attention
 from lora_scripts.families._base import Item, Model
 from lora_scripts.families._components import shared_copy
 
@@ -89,7 +88,7 @@ def read_back(path: Path, model: Model, adapter: Adapter) -> Readback:
     family = model.family
     parts = {n: p for n, p in family.sheet.components.items() if p.kohya and n in model.modules}
     copies = {name: shared_copy(part, model.modules[name]) for name, part in parts.items()}
-    choose_attention(copies[family.sheet.denoiser], model.device, model.dtype)
+    family.tune(copies[family.sheet.denoiser], model.device, model.dtype)
     bare = dataclasses.replace(model, modules=copies)
     pipe = family.pipeline(bare)
     folder, file = str(path.parent), path.name

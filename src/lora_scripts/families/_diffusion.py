@@ -32,6 +32,8 @@ class LatentDiffusion:
     layouts: Mapping[str, Layout]
     scheduler: Mapping[str, Any]
     pipeline_class: str
+    predictions: tuple[str, ...] = ("epsilon", "v_prediction")
+    """What the denoiser may have been trained to predict; the first is meant where a base does not say."""
 
     # -- told by each family ------------------------------------------------------------------------------
 
@@ -93,6 +95,16 @@ class LatentDiffusion:
     def factor(self, configs: Mapping[str, Mapping[str, Any]]) -> int:
         """Pixels for one latent, along a side."""
         return int(2 ** (len(configs["vae"]["block_out_channels"]) - 1))
+
+    def input_channels(self, configs: Mapping[str, Mapping[str, Any]]) -> int:
+        """Channels that an ordinary denoiser of this family takes: the VAE's latents and nothing else."""
+        return int(configs["vae"]["latent_channels"])
+
+    def tune(self, denoiser: Any, device: torch.device, dtype: torch.dtype) -> None:
+        """Chooses how the denoiser computes on this device in this dtype; what it computes stays the same."""
+        from ._attention import choose_attention
+
+        choose_attention(denoiser, device, dtype)
 
     def size_multiple(self, configs: Mapping[str, Mapping[str, Any]]) -> int:
         """Pixels that width and height are multiples of, so that every level of the U-Net halves evenly."""
@@ -216,13 +228,12 @@ class LatentDiffusion:
     # -- use ----------------------------------------------------------------------------------------------
 
     def pipeline(self, model: Model) -> Any:
-        """Diffusers' own pipeline over the model's parts (absent ones are None), with DPM-Solver++."""
+        """Diffusers' own pipeline over the model's parts; absent ones are None."""
         import diffusers
 
         modules: dict[str, Any] = {name: model.modules.get(name) for name in self.sheet.components}
-        scheduler = diffusers.DPMSolverMultistepScheduler.from_config(model.scheduler_config)
         pipe = getattr(diffusers, self.pipeline_class)(
-            **modules, **model.tokenizers, scheduler=scheduler, **self.pipeline_extras()
+            **modules, **model.tokenizers, scheduler=self.sampler(model), **self.pipeline_extras()
         )
         pipe.set_progress_bar_config(disable=True)
         return pipe
@@ -253,6 +264,12 @@ class LatentDiffusion:
             return {name: ids[0] for name, ids in self.tokenize(model, ["a city street at night"]).items()}
         width = int(model.configs[self.sheet.denoiser]["cross_attention_dim"])
         return {"text": torch.randn((77, width), generator=generator)}
+
+    def sampler(self, model: Model) -> Any:
+        """The solver that pictures are drawn with."""
+        from diffusers import DPMSolverMultistepScheduler
+
+        return DPMSolverMultistepScheduler.from_config(model.scheduler_config)
 
     def pipeline_extras(self) -> dict[str, Any]:
         return {}

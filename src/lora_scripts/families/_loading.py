@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from ._diffusion import LatentDiffusion
 
-PREDICTIONS = ("epsilon", "v_prediction")
-
 
 def _sources(
     family: LatentDiffusion, source: Source, components: Mapping[str, str] | None
@@ -63,9 +61,9 @@ def _scheduler(family: LatentDiffusion, source: Source, prediction_type: str) ->
         config["rescale_betas_zero_snr"] = True
     if prediction_type != "auto":
         config["prediction_type"] = prediction_type
-    config.setdefault("prediction_type", "epsilon")
-    if config["prediction_type"] not in PREDICTIONS:
-        params = {"found": config["prediction_type"], "known": ", ".join(PREDICTIONS)}
+    config.setdefault("prediction_type", family.predictions[0])
+    if config["prediction_type"] not in family.predictions:
+        params = {"found": config["prediction_type"], "known": ", ".join(family.predictions)}
         raise ProblemsError(Problem("LS4017", params, Location(str(source.path))))
     return config
 
@@ -73,7 +71,7 @@ def _scheduler(family: LatentDiffusion, source: Source, prediction_type: str) ->
 def _check(family: LatentDiffusion, source: Source, configs: Mapping[str, Mapping[str, Any]]) -> None:
     """Refuses a denoiser that wants more than noisy latents, naming what it is. ProblemsError LS4010."""
     taken = configs[family.sheet.denoiser].get("in_channels")
-    latent = configs["vae"].get("latent_channels", taken)
+    latent = family.input_channels(configs)
     if taken != latent:
         kind = {9: "inpainting", 8: "instruct-pix2pix", 5: "depth", 7: "upscaler"}.get(taken or 0, "special")
         params = {"kind": kind, "channels": taken, "expected": latent, "path": str(source.path)}
@@ -135,8 +133,6 @@ def load(
 ) -> Model:
     import torch
 
-    from ._attention import choose_attention
-
     place = torch.device(device)
     asked = dtype or torch.float32
     places, scheduler, description = _described(family, source, components, prediction_type)
@@ -148,7 +144,7 @@ def load(
         else:
             single.load(part, family.layouts[name], places[name], modules[name], device=place, dtype=kept)
         modules[name] = parts.freeze(modules[name], place)
-    choose_attention(modules[family.sheet.denoiser], place, asked)
+    family.tune(modules[family.sheet.denoiser], place, asked)
     return Model(
         family=family,
         description=description,
