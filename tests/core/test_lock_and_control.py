@@ -35,6 +35,10 @@ def test_a_second_process_is_refused_and_a_killed_one_frees_the_folder(tmp_path)
             pass
         problem = caught.value.problems[0]
         assert (problem.code, problem.params["pid"]) == ("LS5001", holder.pid)
+        for _ in range(100):
+            if folder.heartbeat.exists():
+                break
+            time.sleep(0.05)
         assert folder.heartbeat.exists()
     finally:
         holder.kill()

@@ -64,11 +64,11 @@ def test_killed_at_ten_random_moments_the_bytes_are_equal(make_desk, precision, 
     config = desk.config("cut.yaml", output_dir="output/cut", **options)
     moments = random.Random(f"{precision}{optimizer}")
     killed = 0
-    while killed < KILLS:
-        if attempt(desk, config, moments.uniform(3.0, 12.0)) == 0:
-            break
-        killed += 1
-    if not (desk.root / "output/cut/result.json").exists():
+    finished = desk.root / "output/cut/result.json"
+    while killed < KILLS and not finished.exists():
+        if attempt(desk, config, moments.uniform(3.0, 12.0)) != 0:
+            killed += 1
+    if not finished.exists():
         assert attempt(desk, config, None) == 0
     files = [
         desk.root / "output" / run / name

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
 REQUESTS = ("stop", "finish", "save", "preview")
+SHOW_CURSOR = b"\x1b[?25h\n"
+"""Progress bars hide the cursor; a process that leaves at once must give it back."""
 EXIT_BY_SIGNAL: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
@@ -36,6 +39,8 @@ class Control:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None and number == signal.SIGINT:
+            if sys.stdout.isatty():
+                os.write(1, SHOW_CURSOR)
             os._exit(130)
         self.signal = number
         self.pending.add("stop")

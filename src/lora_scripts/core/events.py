@@ -5,8 +5,10 @@ A line of ``events.jsonl`` is ``{"v", "seq", "run", "attempt", "time", "step", "
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -160,15 +162,22 @@ class EventLog:
         self.attempt: int = last.get("attempt", 0) + 1
         self._seq: int = last.get("seq", -1) + 1
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._handle = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the run
+        self._handle = open(path, "ab", buffering=0)  # noqa: SIM115 - open as long as the run
 
     def write(self, event: Event, step: int) -> None:
+        """Adds one line, whole or, where the disk refuses it (``OSError``), not at all."""
         line = {
             "v": VERSION, "seq": self._seq, "run": self.run, "attempt": self.attempt,
             "time": round(time.time(), 3), "step": step, "type": event.type, "data": event.model_dump(),
         }  # fmt: skip
-        self._handle.write(json.dumps(_finite(line), ensure_ascii=False, allow_nan=False) + "\n")
-        self._handle.flush()
+        data = (json.dumps(_finite(line), ensure_ascii=False, allow_nan=False) + "\n").encode()
+        end = self._handle.tell()
+        try:
+            if self._handle.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            self._handle.truncate(end)
+            raise
         self._seq += 1
 
     def close(self) -> None:

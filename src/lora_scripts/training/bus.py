@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol
 
-from lora_scripts.core.events import Event
+from lora_scripts.core.catalogue import render
+from lora_scripts.core.events import Emit, Event, Noted
+from lora_scripts.core.problems import Problem
 
 from .state import TrainingState
 
@@ -16,6 +19,29 @@ class Listener(Protocol):
     def __call__(self, event: Event, step: int) -> None: ...
 
     def close(self) -> None: ...
+
+
+class Tolerant:
+    """A listener that only watches: a disk that refuses it is told once and does not end the run."""
+
+    def __init__(self, listener: Listener, emit: Emit) -> None:
+        self.listener = listener
+        self.emit = emit
+        self.told = False
+
+    def __call__(self, event: Event, step: int) -> None:
+        try:
+            self.listener(event, step)
+        except OSError as error:
+            if not self.told:
+                self.told = True
+                told = {"what": type(self.listener).__name__, "reason": error.strerror or str(error)}
+                problem = Problem("LS5007", told, severity="warning")
+                self.emit(Noted(code=problem.code, text=render(problem)))
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self.listener.close()
 
 
 class Bus:

@@ -16,7 +16,7 @@ from lora_scripts.core.problems import Problem, ProblemsError
 from lora_scripts.preflight.prepare import Prepared
 
 from . import records
-from .bus import Bus
+from .bus import Bus, Tolerant
 from .callbacks.board import TensorBoard
 from .callbacks.console import ConsoleLines
 from .callbacks.guard import Guard
@@ -88,7 +88,7 @@ class Run:
         self.control.install_signals()
         records.write_start(config, self.folder, self.device)
         snapshot, damaged = self._newest() if start == "resume" else (None, [])
-        self.bus.add([JsonLines(self.folder.events, config.logging.every_steps)])
+        self.bus.add([Tolerant(JsonLines(self.folder.events, config.logging.every_steps), self.bus.emit)])
         self.bus.add(
             [ConsoleLines(self.console, self.dataset.total_steps, self.state.step, config.save_steps)]
         )
@@ -195,18 +195,15 @@ class Run:
         self.bus.add([Guard(state, session.batches, job.precision)])
         if config.logging.tensorboard:
             self._say("run.board", path=self.folder.root)
-            self.bus.add(
-                [
-                    TensorBoard(
-                        self.folder.logs,
-                        job.parameters,
-                        self.folder.root,
-                        start_step=state.step,
-                        every_steps=config.logging.every_steps,
-                        histogram_every_steps=config.logging.histogram_every_steps,
-                    )
-                ]
+            board = TensorBoard(
+                self.folder.logs,
+                job.parameters,
+                self.folder.root,
+                start_step=state.step,
+                every_steps=config.logging.every_steps,
+                histogram_every_steps=config.logging.histogram_every_steps,
             )
+            self.bus.add([Tolerant(board, self.bus.emit)])
         if session.evaluator is not None:
             validation = Validation(
                 session.evaluator,
@@ -221,5 +218,6 @@ class Run:
             validation.before()
         self.bus.add([saving])
         if config.preview.prompts:
-            self.bus.add([Previews(session, self.folder, self.control, self.bus.emit)])
+            previews = Previews(session, self.folder, self.control, self.bus.emit)
+            self.bus.add([Tolerant(previews, self.bus.emit)])
         return saving

@@ -35,8 +35,24 @@ DEFAULT_TEXT_ENCODER_RATE = 0.25
 def pick_device() -> torch.device:
     import torch
 
-    name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    return torch.device(name)
+    if torch.cuda.is_available():
+        repeat_exactly()
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def repeat_exactly() -> None:
+    """Asks CUDA for kernels whose sums have one order. What has none only warns: a run is worth more."""
+    import os
+
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # filling every new tensor finds bugs of others and costs time
+    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - made at run time
 
 
 def resolve(prepared: Prepared, mode: str) -> RunConfig:
