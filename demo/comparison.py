@@ -23,7 +23,7 @@ PROMPTS = (
     "in the rain, at sunset",
 )
 SEEDS = (7, 11, 23, 31, 47)
-STEPS, GUIDANCE, SIDE = 25, 4.0, 128
+STEPS, GUIDANCE, SIDE = 25, 2.0, 128
 
 
 def held_out() -> list[Scene]:

@@ -38,7 +38,8 @@ def open_run(seed: int) -> Session:
     raise_errors(prepared.problems)
     device = pick_device()
     config = resolve(prepared, resolve_mode(prepared.config.mixed_precision, device))
-    return open_session(prepared, config, device, lambda *_: None)
+    assert prepared.dataset is not None
+    return open_session(prepared, config, prepared.dataset.fingerprint(), device, lambda *_: None)
 
 
 def train_whole(session: Session, rate: float) -> None:
@@ -123,10 +124,11 @@ def measure(seeds: tuple[int, ...], rates: tuple[float, ...]) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m demo.reference", description=__doc__)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where reference.json goes")
+    parser.add_argument("--rates", type=float, nargs="+", default=FULL_RATES, help="of the full fine-tuning")
     options = parser.parse_args(arguments)
     # The config names its folders as seen from the repository's root.
     with contextlib.chdir(ROOT):
-        reference = measure(SEEDS, FULL_RATES)
+        reference = measure(SEEDS, tuple(options.rates))
     path: Path = options.folder / "reference.json"
     path.write_text(json.dumps(reference, indent=1) + "\n", encoding="utf-8")
     print(f"gap closed {reference['gap_closed']:.1%} +- {reference['gap_closed_spread']:.1%}: {path}")

@@ -9,7 +9,7 @@ from typing import Any
 MIN_FALL = 0.10
 """Share of the held-out loss that must go. A LoRA without effect leaves it where it was: share 0."""
 
-MIN_CLOSER = 0.30
+MIN_CLOSER = 0.08
 """Share of the distance between generated and drawn pictures that must go at full strength."""
 
 

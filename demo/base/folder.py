@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,6 +62,11 @@ def write_folder(
     # The plain files are read by every version of Transformers and by WebUIs.
     shutil.rmtree(folder / "tokenizer")
     write_tokenizer(folder / "tokenizer")
+    # As in Stable Diffusion's own folders: other samplers made from this configuration would clip otherwise.
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "clip_sample": False}, indent=2, sort_keys=True)
+    )
     (folder / "README.md").write_text(_CARD)
     for path in folder.rglob("*.safetensors"):
         path.chmod(0o644)

@@ -22,6 +22,7 @@ LATENT_NOISE = 0.05
 STEPS = 2200
 BATCH = 12
 CROP = 64
+LOG_VARIANCE = -12.0
 RATE = 8e-4
 PICTURES = 1500
 
@@ -199,7 +200,9 @@ def standardise(vae: AutoencoderKL, seed: int = 31) -> None:
         quant, back = vae.quant_conv, vae.post_quant_conv
         quant.bias[:4] = (quant.bias[:4] - mean) / spread
         quant.weight[:4] /= spread[:, None, None, None]
-        quant.bias[4:] -= 2 * spread.log()
+        # the spread around the mean was never trained: trainers sample from it, so it must be next to nothing
+        quant.weight[4:] = 0
+        quant.bias[4:] = LOG_VARIANCE
         back.bias += back.weight[:, :, 0, 0] @ mean
         back.weight *= spread[None, :, None, None]
         latents = torch.cat([vae.encode(part).latent_dist.mean for part in pixels.split(16)])
