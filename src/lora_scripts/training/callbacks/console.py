@@ -97,7 +97,7 @@ class ConsoleLines:
             self.progress.update(self.task, completed=step, facts=facts)
         elif step == self.total_steps or time.monotonic() - self._last_plain >= PLAIN_SECONDS:
             self._last_plain = time.monotonic()
-            left = (self.total_steps - step) * event.seconds
+            left = (self.total_steps - step) * event.examples / self.rate
             line = say("run.step", step=step, total=self.total_steps, facts=facts, eta=_clock(left))
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
