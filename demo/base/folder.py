@@ -79,10 +79,14 @@ def write_folder(
 def load_folder(folder: Path = FOLDER, dtype: torch.dtype | None = None) -> StableDiffusionPipeline:
     """The pipeline of a folder, offline, in fp32 unless told otherwise, without progress bars."""
     import torch
+
+    from lora_scripts.families._components import quiet_libraries
+
+    quiet_libraries()  # before the pipeline's import, which has things to say
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(
-        folder, torch_dtype=dtype or torch.float32, local_files_only=True, safety_checker=None
+        folder, dtype=dtype or torch.float32, local_files_only=True, safety_checker=None
     )
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline.tokenizer.model_max_length == POSITIONS
