@@ -64,26 +64,3 @@ def test_a_broken_configuration_is_refused_without_the_heavy_stack(command, tmp_
     (tmp_path / "broken.yaml").write_text(BROKEN, encoding="utf-8")
     code, loaded = carry_out(command, "--config", "broken.yaml", cwd=tmp_path)
     assert (code, loaded) == (2, [])
-
-
-@pytest.mark.skipif(os.name == "nt", reason="a child's processor time cannot be read here")
-def test_help_and_a_broken_configuration_come_at_once(tmp_path):
-    """0.3 and 0.5 s on an idle machine; processor time, for other tests run beside this one."""
-    (tmp_path / "broken.yaml").write_text(BROKEN, encoding="utf-8")
-    assert least_processor_time("--help", cwd=tmp_path) < 0.5
-    assert least_processor_time("check", "--config", "broken.yaml", cwd=tmp_path) < 0.7
-
-
-def least_processor_time(*arguments: str, cwd: Path) -> float:
-    import resource
-
-    def spent() -> float:
-        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return usage.ru_utime + usage.ru_stime
-
-    seconds = []
-    for _ in range(3):
-        before = spent()
-        carry_out(*arguments, cwd=cwd)
-        seconds.append(spent() - before)
-    return min(seconds)
