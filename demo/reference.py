@@ -50,15 +50,15 @@ def train_whole(session: Session, rate: float) -> None:
     from lora_scripts.training import optimizers
 
     detach(session.model, session.adapter)
-    denoiser = session.model.denoiser
-    denoiser.float().requires_grad_(True).train()
-    parameters = {f"unet.{name}": value for name, value in denoiser.named_parameters()}
+    predictor = session.model.predictor
+    predictor.float().requires_grad_(True).train()
+    parameters = {f"unet.{name}": value for name, value in predictor.named_parameters()}
     assert all(value.dtype == torch.float32 for value in parameters.values())
     whole = Adapter(session.adapter.spec, parameters, {"unet": []}, {})
     session.adapter = whole
     assert session.evaluator is not None
     session.evaluator.adapter = whole
-    groups = {"denoiser": (parameters, rate)}
+    groups = {"predictor": (parameters, rate)}
     optimizer = optimizers.build("adamw", groups, session.config.weight_decay)
     session.job = replace(session.job, parameters=parameters, optimizer=optimizer)
 

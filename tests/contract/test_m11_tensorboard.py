@@ -11,7 +11,7 @@ def test_m11_the_log_holds_curves_distributions_and_previews(trained):
         "train/loss",
         "train/gradient_norm",
         "validation/loss",
-        "learning_rate/denoiser",
+        "learning_rate/predictor",
         "weights/norm_lora_B",
         "speed/examples_per_second",
         "speed/memory_gib",

@@ -4,7 +4,7 @@ import json
 
 from lora_scripts.core.events import EventLog, RunStarted, StepDone, json_schema, read_events
 
-STEP = dict(epoch=0.5, learning_rates={"denoiser": 1e-4}, grad_norm=1.0, skipped=False, seconds=0.1)
+STEP = dict(epoch=0.5, learning_rates={"predictor": 1e-4}, grad_norm=1.0, skipped=False, seconds=0.1)
 
 
 def step(loss: float) -> StepDone:

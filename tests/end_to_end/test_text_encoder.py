@@ -1,4 +1,4 @@
-"""The text encoder trained along with the denoiser: in the file, at its own rate, resumed to the last bit."""
+"""The text encoder trained along with the predictor: in the file, at its own rate, resumed to the last bit."""
 
 import json
 
@@ -25,7 +25,7 @@ def test_a_trained_text_encoder_is_in_the_file_and_read_back(make_desk):  # noqa
         for line in (desk.root / "output/whole/events.jsonl").read_text(encoding="utf-8").splitlines()
         if '"type": "step"' in line
     ]
-    assert steps[0]["learning_rates"] == {"denoiser": 2e-3, "text_encoder": 5e-4}
+    assert steps[0]["learning_rates"] == {"predictor": 2e-3, "text_encoder": 5e-4}
 
     cut = desk.config(output_dir="output/cut", output_name="te", **options)
     first = desk.train(cut, "--set", "max_steps=3")

@@ -68,7 +68,7 @@ def job(sizes=(4,), *, mode="no", optimizer="adamw", dropout=0.0, poison=None, t
         objective=Regression(model, poison),
         batches=Windows(sizes),
         parameters=parameters,
-        optimizer=optimizers.build(optimizer, {"denoiser": (parameters, rate)}, 0.01),
+        optimizer=optimizers.build(optimizer, {"predictor": (parameters, rate)}, 0.01),
         precision=Precision(mode, CPU),
         schedule="cosine",
         warmup_steps=2,
@@ -176,7 +176,7 @@ def test_fp16_on_the_cpu_computes_in_halves_and_backs_off_when_it_overflows():
 
 def test_the_schedule_follows_updates_not_windows():
     _, events = run(job(poison=5, total=4))
-    rates = [event.learning_rates["denoiser"] for event in events]
+    rates = [event.learning_rates["predictor"] for event in events]
     assert rates[1] == rates[2], "a skipped window does not move the schedule"
     assert math.isclose(rates[0], 1e-2 / 3)
 

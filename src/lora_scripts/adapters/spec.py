@@ -74,7 +74,7 @@ def match_targets(
     ``modules`` is ``Description.modules``. Raises ProblemsError: LS4020 nothing matched or no such preset,
     LS4021 a broken regular expression, LS4022 an entry that matches nothing.
     """
-    components = [sheet.denoiser, *(sheet.text_encoders if train_text_encoder else ())]
+    components = [sheet.predictor, *(sheet.text_encoders if train_text_encoder else ())]
     preset = sheet.default_preset if targets == "auto" else targets
     if isinstance(preset, str) and preset in sheet.target_presets:
         table = sheet.target_presets[preset]

@@ -88,7 +88,7 @@ def read_back(path: Path, model: Model, adapter: Adapter) -> Readback:
     family = model.family
     parts = {n: p for n, p in family.sheet.components.items() if p.kohya and n in model.modules}
     copies = {name: shared_copy(part, model.modules[name]) for name, part in parts.items()}
-    family.tune(copies[family.sheet.denoiser], model.device, model.dtype)
+    family.tune(copies[family.sheet.predictor], model.device, model.dtype)
     bare = dataclasses.replace(model, modules=copies)
     pipe = family.pipeline(bare)
     folder, file = str(path.parent), path.name

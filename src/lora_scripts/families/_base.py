@@ -52,10 +52,10 @@ class Component:
 class Sheet:
     """The facts about a family that others read without loading anything.
 
-    ``target_presets``: preset -> component -> regular expressions that match whole module names.
-    ``base_versions`` (``ss_base_model_version``) and ``architectures`` (ModelSpec): by prediction type.
-    ``implementation``: whose code the LoRA's names follow (ModelSpec). ``denoiser``: the component that
-    predicts. ``tokenizers``: folder names of its tokenizers.
+    ``predictor``: the component that predicts (a U-Net, a language model). ``target_presets``: preset ->
+    component -> regular expressions that match whole module names. Of pictures only: ``tokenizers``, folder
+    names of its tokenizers; ``base_versions`` (``ss_base_model_version``) and ``architectures`` (ModelSpec),
+    by prediction type; ``implementation``, whose code the LoRA's names follow (ModelSpec).
     """
 
     name: str
@@ -63,35 +63,32 @@ class Sheet:
     task: str
     required_fields: tuple[str, ...]
     components: Mapping[str, Component]
-    tokenizers: tuple[str, ...]
-    denoiser: str
+    predictor: str
     target_presets: Mapping[str, Mapping[str, tuple[str, ...]]]
     default_preset: str
-    base_versions: Mapping[str, str]
-    architectures: Mapping[str, str]
-    implementation: str
-    resolution: int
     supports: Mapping[str, bool | Unsupported]
+    tokenizers: tuple[str, ...] = ("tokenizer",)
+    base_versions: Mapping[str, str] = field(default_factory=dict)
+    architectures: Mapping[str, str] = field(default_factory=dict)
+    implementation: str = ""
+    resolution: int = 0
 
     @property
     def text_encoders(self) -> tuple[str, ...]:
-        """The components besides the denoiser that a LoRA can adapt."""
-        return tuple(n for n, part in self.components.items() if part.kohya and n != self.denoiser)
+        """The components besides the predictor that a LoRA can adapt."""
+        return tuple(n for n, part in self.components.items() if part.kohya and n != self.predictor)
 
 
 @dataclass(frozen=True)
 class Description:
     """A base model, known from its configuration alone: no weights are read.
 
-    ``resolution`` and ``size_multiple`` are in pixels. ``build`` makes each component on the meta device:
-    only what needs its layers pays for the libraries that know them.
+    ``build`` makes each component on the meta device: only what needs its layers pays for the libraries that
+    know them.
     """
 
     source: Source
     family: str
-    resolution: int
-    size_multiple: int
-    prediction_type: str
     fingerprint: Mapping[str, Any]
     build: Callable[[], dict[str, nn.Module]] = field(repr=False)
 
@@ -108,25 +105,41 @@ class Description:
         return {name: sum(p.numel() for p in module.parameters()) for name, module in self.build().items()}
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
+class ImageDescription(Description):
+    """``resolution`` and ``size_multiple`` are in pixels."""
+
+    resolution: int
+    size_multiple: int
+    prediction_type: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextDescription(Description):
+    """``model_type`` as Transformers calls it, ``context`` in tokens, ``vocabulary`` in words of the head."""
+
+    model_type: str
+    context: int
+    vocabulary: int
+
+
+@dataclass(kw_only=True)
 class Model:
     """A loaded base, frozen. ``modules``: component -> module; one that was released is absent, its
-    configuration and hash stay. ``schedule``: the noise schedule to train on."""
+    configuration and hash stay."""
 
-    family: Family
-    description: Description
+    family: Any
+    description: Any
     modules: dict[str, nn.Module]
     tokenizers: dict[str, Any]
-    scheduler_config: dict[str, Any]
-    schedule: Any
     configs: Mapping[str, Mapping[str, Any]]
     device: torch.device
     dtype: torch.dtype
     hashes: dict[str, str] = field(default_factory=dict)
 
     @property
-    def denoiser(self) -> nn.Module:
-        return self.modules[self.family.sheet.denoiser]
+    def predictor(self) -> nn.Module:
+        return self.modules[self.family.sheet.predictor]
 
     @property
     def tokenizer(self) -> Any:
@@ -147,6 +160,27 @@ class Model:
             if name in self.modules:
                 self.component_hash(name)
                 del self.modules[name]
+
+
+@dataclass(kw_only=True)
+class ImageModel(Model):
+    """``schedule``: the noise schedule to train on."""
+
+    family: ImageFamily
+    description: ImageDescription
+    scheduler_config: dict[str, Any]
+    schedule: Any
+
+
+@dataclass(kw_only=True)
+class TextModel(Model):
+    """``packing``: rows of a batch are laid end to end, each seeing only itself; else they are padded.
+    ``quantization``: ``none``, ``4bit`` or ``8bit``."""
+
+    family: TextFamily
+    description: TextDescription
+    packing: bool = True
+    quantization: str = "none"
 
 
 @dataclass(frozen=True)
@@ -175,17 +209,27 @@ class Draw:
 
 
 class Family(Protocol):
-    """The verbs of a family. Add one only when two families need it."""
+    """The verbs that every family has. Add one only when two families need it."""
 
     sheet: Sheet
 
-    def recognises(self, names: Mapping[str, tuple[int, ...]]) -> bool:
-        """Whether weights with these names and shapes are this family's. Reads nothing, imports nothing."""
+    def recognises(self, source: Source) -> bool:
+        """Whether these weights are this family's. Reads headers and configurations, imports nothing."""
         ...
+
+    def collate(self, model: Any, items: Sequence[Item], draws: Sequence[Draw]) -> Batch: ...
+
+    def predict(self, model: Any, batch: Batch) -> Tensor: ...
+
+    def set_gradient_checkpointing(self, model: Any, on: bool) -> None: ...
+
+
+class ImageFamily(Family, Protocol):
+    """Latent diffusion: ``predict`` and ``target`` give (B, C, h, w)."""
 
     def describe(
         self, source: Source, *, components: Mapping[str, str] | None = None, prediction_type: str = "auto"
-    ) -> Description: ...
+    ) -> ImageDescription: ...
 
     def load(
         self,
@@ -195,35 +239,58 @@ class Family(Protocol):
         dtype: torch.dtype | None = None,
         components: Mapping[str, str] | None = None,
         prediction_type: str = "auto",
-    ) -> Model: ...
+    ) -> ImageModel: ...
 
     def stages(
         self,
-        model: Model,
+        model: Any,
         *,
         cache_dtype: torch.dtype | None = None,
         background: str = "white",
         trained: Collection[str] = (),
     ) -> list[Stage]: ...
 
-    def collate(self, model: Model, items: Sequence[Item], draws: Sequence[Draw]) -> Batch: ...
+    def target(self, model: Any, batch: Batch) -> Tensor: ...
 
-    def predict(self, model: Model, batch: Batch) -> Tensor: ...
+    def prompts(self, model: Any, texts: Sequence[str]) -> list[PromptInputs]: ...
 
-    def target(self, model: Model, batch: Batch) -> Tensor: ...
+    def pipeline(self, model: Any) -> Any: ...
 
-    def prompts(self, model: Model, texts: Sequence[str]) -> list[PromptInputs]: ...
+    def tune(self, predictor: Any, device: torch.device, dtype: torch.dtype) -> None: ...
 
-    def pipeline(self, model: Model) -> Any: ...
+    def decode(self, model: Any, latents: Tensor) -> list[Any]: ...
 
-    def tune(self, denoiser: Any, device: torch.device, dtype: torch.dtype) -> None: ...
+    def probe_text(self, model: Any, generator: torch.Generator) -> dict[str, Tensor]: ...
 
-    def decode(self, model: Model, latents: Tensor) -> list[Any]: ...
-
-    def probe_text(self, model: Model, generator: torch.Generator) -> dict[str, Tensor]: ...
-
-    def latent_factor(self, model: Model) -> int: ...
-
-    def set_gradient_checkpointing(self, model: Model, on: bool) -> None: ...
+    def latent_factor(self, model: Any) -> int: ...
 
     def names(self, component: str, module_name: str) -> str: ...
+
+
+class TextFamily(Family, Protocol):
+    """Causal language models: ``predict`` gives log-probabilities (N,) of the batch's target tokens.
+
+    An ``Item`` holds ``ids`` (T,) and ``targets`` (T,) bool: which tokens carry loss; a preference pair also
+    ``rejected_ids`` and ``rejected_targets``. A ``Batch`` holds at least ``labels`` (N,), the target tokens,
+    and ``rows`` (N,), the sequence that each belongs to.
+    """
+
+    def describe(self, source: Source) -> TextDescription: ...
+
+    def tokenizer(self, source: Source) -> Any:
+        """The base's own tokenizer, with its chat template if it has one. Loads no weights."""
+        ...
+
+    def load(
+        self,
+        source: Source,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        quantization: str = "none",
+        packing: bool = True,
+    ) -> TextModel: ...
+
+    def hits(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        """As ``predict``, and for each target token (N,) bool whether it was the likeliest. No gradient."""
+        ...

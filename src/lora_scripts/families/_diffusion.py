@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import _loading
-from ._base import Batch, Description, Draw, Item, Model, PromptInputs, Sheet, Stage
+from ._base import Batch, Draw, ImageDescription, ImageModel, Item, PromptInputs, Sheet, Stage
 from ._signatures import signature
 from ._single_file import Layout
 from ._source import Source
@@ -33,7 +33,7 @@ class LatentDiffusion:
     scheduler: Mapping[str, Any]
     pipeline_class: str
     predictions: tuple[str, ...] = ("epsilon", "v_prediction")
-    """What the denoiser may have been trained to predict; the first is meant where a base does not say."""
+    """What the predictor may have been trained to predict; the first is meant where a base does not say."""
 
     # -- told by each family ------------------------------------------------------------------------------
 
@@ -41,7 +41,7 @@ class LatentDiffusion:
         """Tokenizer folder name -> tokenizer, from the source or, for a single file, the family's own."""
         raise LookupError(f"{type(self).__name__} names no tokenizers")
 
-    def tokenize(self, model: Model, captions: Sequence[str]) -> dict[str, Tensor]:
+    def tokenize(self, model: ImageModel, captions: Sequence[str]) -> dict[str, Tensor]:
         """Token numbers (B, length) by tokenizer: ``ids`` of the first, ``ids_2`` of the second and so on."""
         from ._stages import token_ids
 
@@ -50,18 +50,18 @@ class LatentDiffusion:
             for number, name in enumerate(self.sheet.tokenizers)
         }
 
-    def embed(self, model: Model, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What ``tokenize`` gives -> the denoiser's text inputs; differentiable, for trained encoders."""
+    def embed(self, model: ImageModel, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What ``tokenize`` gives -> the predictor's text inputs; differentiable, for trained encoders."""
         raise LookupError(f"{type(self).__name__} reads no text")
 
     # -- description and loading --------------------------------------------------------------------------
 
-    def recognises(self, names: Mapping[str, tuple[int, ...]]) -> bool:
-        return signature(names) == self.sheet.name
+    def recognises(self, source: Source) -> bool:
+        return signature(source.shapes) == self.sheet.name
 
     def describe(
         self, source: Source, *, components: Mapping[str, str] | None = None, prediction_type: str = "auto"
-    ) -> Description:
+    ) -> ImageDescription:
         """What the base is, from configurations and headers.
 
         Raises ProblemsError: LS4010 a special-purpose U-Net, LS4011 a part is missing, LS4013 pickled
@@ -77,7 +77,7 @@ class LatentDiffusion:
         dtype: torch.dtype | None = None,
         components: Mapping[str, str] | None = None,
         prediction_type: str = "auto",
-    ) -> Model:
+    ) -> ImageModel:
         """The frozen base in ``dtype`` (default float32; the VAE always in float32), memory-mapped, offline.
 
         Raises what ``describe`` raises, and LS4012 where weights do not fit.
@@ -88,7 +88,7 @@ class LatentDiffusion:
         """Side in pixels of the square that the base was trained on."""
         if source.kind == "file":
             return self.sheet.resolution
-        size = configs[self.sheet.denoiser].get("sample_size") or 0
+        size = configs[self.sheet.predictor].get("sample_size") or 0
         side = size if isinstance(size, int) else max(size)
         return side * self.factor(configs) or self.sheet.resolution
 
@@ -97,24 +97,24 @@ class LatentDiffusion:
         return int(2 ** (len(configs["vae"]["block_out_channels"]) - 1))
 
     def input_channels(self, configs: Mapping[str, Mapping[str, Any]]) -> int:
-        """Channels that an ordinary denoiser of this family takes: the VAE's latents and nothing else."""
+        """Channels that an ordinary predictor of this family takes: the VAE's latents and nothing else."""
         return int(configs["vae"]["latent_channels"])
 
-    def tune(self, denoiser: Any, device: torch.device, dtype: torch.dtype) -> None:
-        """Chooses how the denoiser computes on this device in this dtype; what it computes stays the same."""
+    def tune(self, predictor: Any, device: torch.device, dtype: torch.dtype) -> None:
+        """Chooses how the predictor computes on this device in this dtype; what it computes is the same."""
         from ._attention import choose_attention
 
-        choose_attention(denoiser, device, dtype)
+        choose_attention(predictor, device, dtype)
 
     def size_multiple(self, configs: Mapping[str, Mapping[str, Any]]) -> int:
         """Pixels that width and height are multiples of, so that every level of the U-Net halves evenly."""
-        return int(self.factor(configs) * 2 ** (len(configs[self.sheet.denoiser]["block_out_channels"]) - 1))
+        return int(self.factor(configs) * 2 ** (len(configs[self.sheet.predictor]["block_out_channels"]) - 1))
 
     # -- stages -------------------------------------------------------------------------------------------
 
     def stages(
         self,
-        model: Model,
+        model: ImageModel,
         *,
         cache_dtype: torch.dtype | None = None,
         background: str = "white",
@@ -133,7 +133,7 @@ class LatentDiffusion:
             _stages.ids_stage(model) if text else _stages.text_stage(model, dtype),
         ]
 
-    def prompts(self, model: Model, texts: Sequence[str]) -> list[PromptInputs]:
+    def prompts(self, model: ImageModel, texts: Sequence[str]) -> list[PromptInputs]:
         """Each text as keywords of the pipeline's call; the negative ones get ``negative_`` in front."""
         import torch
 
@@ -149,23 +149,23 @@ class LatentDiffusion:
 
         return DDPMScheduler.from_config(dict(config))
 
-    def draw_timestep(self, model: Model, generator: torch.Generator) -> int:
+    def draw_timestep(self, model: ImageModel, generator: torch.Generator) -> int:
         import torch
 
         steps = model.schedule.config.num_train_timesteps
         return int(torch.randint(0, steps, (1,), generator=generator).item())
 
-    def scale_latents(self, model: Model, latents: Tensor) -> Tensor:
-        """VAE latents as the denoiser sees them: shifted and scaled by the VAE's own numbers."""
+    def scale_latents(self, model: ImageModel, latents: Tensor) -> Tensor:
+        """VAE latents as the predictor sees them: shifted and scaled by the VAE's own numbers."""
         config: Any = self.vae_config(model)
         return (latents - (config.get("shift_factor") or 0.0)) * config["scaling_factor"]
 
-    def vae_config(self, model: Model) -> Mapping[str, Any]:
+    def vae_config(self, model: ImageModel) -> Mapping[str, Any]:
         """The VAE's configuration, which stays known when the VAE has left memory."""
         config: Mapping[str, Any] = model.configs["vae"]
         return config
 
-    def collate(self, model: Model, items: Sequence[Item], draws: Sequence[Draw]) -> Batch:
+    def collate(self, model: ImageModel, items: Sequence[Item], draws: Sequence[Draw]) -> Batch:
         """Items of one size -> CPU batch: ``latents`` (B, C, h, w) sampled and scaled, ``noise``,
         ``timesteps`` (B,) and the text inputs. Each draw's generator yields latent sample, noise, time step,
         in this order.
@@ -190,7 +190,7 @@ class LatentDiffusion:
             batch[name] = torch.stack([item[name] for item in items])
         return batch
 
-    def noisy(self, model: Model, batch: Batch) -> Tensor:
+    def noisy(self, model: ImageModel, batch: Batch) -> Tensor:
         """Latents with noise added for their time steps, float32 on the model's device."""
         noised: Tensor = model.schedule.add_noise(
             batch["latents"].to(model.device),
@@ -199,8 +199,8 @@ class LatentDiffusion:
         )
         return noised
 
-    def predict(self, model: Model, batch: Batch) -> Tensor:
-        """The denoiser's output (B, C, h, w) in float32. Autocast, if any, is the caller's."""
+    def predict(self, model: ImageModel, batch: Batch) -> Tensor:
+        """The predictor's output (B, C, h, w) in float32. Autocast, if any, is the caller's."""
         inputs = self.noisy(model, batch).to(model.dtype)
         steps = batch["timesteps"].to(model.device)
         given = {n: t.to(model.device) for n, t in batch.items() if n not in LATENT_PARTS}
@@ -208,14 +208,14 @@ class LatentDiffusion:
         text = {**given, **self.embed(model, ids)} if ids else given
         return self.denoise(model, inputs, steps, text).float()
 
-    def denoise(self, model: Model, inputs: Tensor, steps: Tensor, text: Mapping[str, Tensor]) -> Tensor:
-        """One call of the denoiser."""
-        output: Tensor = model.denoiser(
+    def denoise(self, model: ImageModel, inputs: Tensor, steps: Tensor, text: Mapping[str, Tensor]) -> Tensor:
+        """One call of the predictor."""
+        output: Tensor = model.predictor(
             inputs, steps, encoder_hidden_states=text["text"].to(model.dtype), return_dict=False
         )[0]
         return output
 
-    def target(self, model: Model, batch: Batch) -> Tensor:
+    def target(self, model: ImageModel, batch: Batch) -> Tensor:
         """What ``predict`` should have said, float32: the noise, or v = alpha * noise - sigma * latents
         (Salimans and Ho 2022, arXiv:2202.00512)."""
         latents, noise = batch["latents"].to(model.device), batch["noise"].to(model.device)
@@ -227,7 +227,7 @@ class LatentDiffusion:
 
     # -- use ----------------------------------------------------------------------------------------------
 
-    def pipeline(self, model: Model) -> Any:
+    def pipeline(self, model: ImageModel) -> Any:
         """Diffusers' own pipeline over the model's parts; absent ones are None."""
         import diffusers
 
@@ -238,7 +238,7 @@ class LatentDiffusion:
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
-    def decode(self, model: Model, latents: Tensor) -> list[Any]:
+    def decode(self, model: ImageModel, latents: Tensor) -> list[Any]:
         """What the pipeline calls latents -> PIL pictures, in the VAE's own precision whatever the
         pipeline's."""
         import torch
@@ -252,20 +252,20 @@ class LatentDiffusion:
         pictures: list[Any] = VaeImageProcessor().postprocess(pixels, output_type="pil")
         return pictures
 
-    def latent_factor(self, model: Model) -> int:
+    def latent_factor(self, model: ImageModel) -> int:
         """Pixels for one latent, along a side, of a loaded model."""
         return self.factor(model.configs)
 
-    def probe_text(self, model: Model, generator: torch.Generator) -> dict[str, Tensor]:
+    def probe_text(self, model: ImageModel, generator: torch.Generator) -> dict[str, Tensor]:
         """Text for one test pass: token ids where the encoder is loaded, else random inputs."""
         import torch
 
         if all(name in model.modules for name in self.sheet.text_encoders):
             return {name: ids[0] for name, ids in self.tokenize(model, ["a city street at night"]).items()}
-        width = int(model.configs[self.sheet.denoiser]["cross_attention_dim"])
+        width = int(model.configs[self.sheet.predictor]["cross_attention_dim"])
         return {"text": torch.randn((77, width), generator=generator)}
 
-    def sampler(self, model: Model) -> Any:
+    def sampler(self, model: ImageModel) -> Any:
         """The solver that pictures are drawn with."""
         from diffusers import DPMSolverMultistepScheduler
 
@@ -274,10 +274,10 @@ class LatentDiffusion:
     def pipeline_extras(self) -> dict[str, Any]:
         return {}
 
-    def set_gradient_checkpointing(self, model: Model, on: bool) -> None:
+    def set_gradient_checkpointing(self, model: ImageModel, on: bool) -> None:
         """Recomputes activations in the backward pass: slower, with much less memory; the values are
         equal."""
-        for name in (self.sheet.denoiser, *self.sheet.text_encoders):
+        for name in (self.sheet.predictor, *self.sheet.text_encoders):
             module: Any = model.modules.get(name)
             if module is None:
                 continue

@@ -11,7 +11,7 @@ from lora_scripts.core.problems import Location, Problem, ProblemsError
 
 from . import _components as parts
 from . import _single_file as single
-from ._base import Component, Description, Model
+from ._base import Component, ImageDescription, ImageModel
 from ._source import Source
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ def _scheduler(family: LatentDiffusion, source: Source, prediction_type: str) ->
 
 
 def _check(family: LatentDiffusion, source: Source, configs: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuses a denoiser that wants more than noisy latents, naming what it is. ProblemsError LS4010."""
-    taken = configs[family.sheet.denoiser].get("in_channels")
+    """Refuses a predictor that wants more than noisy latents, naming what it is. ProblemsError LS4010."""
+    taken = configs[family.sheet.predictor].get("in_channels")
     latent = family.input_channels(configs)
     if taken != latent:
         kind = {9: "inpainting", 8: "instruct-pix2pix", 5: "depth", 7: "upscaler"}.get(taken or 0, "special")
@@ -86,11 +86,11 @@ def _fingerprint(source: Source, places: Mapping[str, Source]) -> dict[str, Any]
 
 def _described(
     family: LatentDiffusion, source: Source, components: Mapping[str, str] | None, prediction_type: str
-) -> tuple[dict[str, Source], dict[str, Any], Description]:
+) -> tuple[dict[str, Source], dict[str, Any], ImageDescription]:
     """Component -> where it comes from, the noise schedule's configuration, and the description."""
     places = _sources(family, source, components)
-    denoiser = family.sheet.denoiser
-    configs = {denoiser: _config(family, family.sheet.components[denoiser], places[denoiser])}
+    predictor = family.sheet.predictor
+    configs = {predictor: _config(family, family.sheet.components[predictor], places[predictor])}
     problems: list[Problem] = []
     for name, part in family.sheet.components.items():
         try:
@@ -105,7 +105,7 @@ def _described(
     def build() -> dict[str, nn.Module]:
         return {name: parts.build(part, configs[name]) for name, part in family.sheet.components.items()}
 
-    description = Description(
+    description = ImageDescription(
         source=source,
         family=family.sheet.name,
         resolution=family.resolution(configs, source),
@@ -119,7 +119,7 @@ def _described(
 
 def describe(
     family: LatentDiffusion, source: Source, components: Mapping[str, str] | None, prediction_type: str
-) -> Description:
+) -> ImageDescription:
     return _described(family, source, components, prediction_type)[2]
 
 
@@ -130,7 +130,7 @@ def load(
     dtype: torch.dtype | None,
     components: Mapping[str, str] | None,
     prediction_type: str,
-) -> Model:
+) -> ImageModel:
     import torch
 
     place = torch.device(device)
@@ -144,8 +144,8 @@ def load(
         else:
             single.load(part, family.layouts[name], places[name], modules[name], device=place, dtype=kept)
         modules[name] = parts.freeze(modules[name], place)
-    family.tune(modules[family.sheet.denoiser], place, asked)
-    return Model(
+    family.tune(modules[family.sheet.predictor], place, asked)
+    return ImageModel(
         family=family,
         description=description,
         modules=modules,

@@ -26,14 +26,20 @@ HASH_WHOLE = 256 * 2**20
 
 @dataclass(frozen=True)
 class Source:
-    """A base model on this machine. ``shapes``: in a folder each name starts with ``<component>/``."""
+    """A base model on this machine.
+
+    ``kind``: a Diffusers ``folder``, a single ``file``, a ``transformers`` folder (``config.json`` on top) or
+    a ``gguf`` file. ``shapes``: in a Diffusers folder each name starts with ``<component>/``. ``config``: a
+    Transformers folder's ``config.json``.
+    """
 
     given: str
-    kind: Literal["folder", "file"]
+    kind: Literal["folder", "file", "transformers", "gguf"]
     path: Path
     headers: Mapping[str, Header] = field(repr=False)
     shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
     metadata: Mapping[str, str] = field(repr=False)
+    config: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def builtin(self) -> bool:
@@ -47,7 +53,7 @@ class Source:
 
     def fingerprint(self) -> dict[str, Any]:
         """Kind, size and a content hash of every weights file (of samples, in files over 256 MB)."""
-        files = sorted({header.path for header in self.headers.values()})
+        files = sorted({header.path for header in self.headers.values()}) or [self.path]
         digest = hashlib.sha256()
         for path in files:
             digest.update(path.relative_to(self.path.parent).as_posix().removeprefix(self.path.name).encode())
@@ -87,6 +93,8 @@ def weights_in(folder: Path) -> list[Path]:
 def _folder(given: str, path: Path) -> Source:
     index = path / "model_index.json"
     if not index.is_file():
+        if (path / "config.json").is_file():
+            return _transformers(given, path)
         raise _stop("LS4014", path)
     headers: dict[str, Header] = {}
     parts = [name for name, value in json.loads(index.read_text("utf-8")).items() if isinstance(value, list)]
@@ -101,7 +109,22 @@ def _folder(given: str, path: Path) -> Source:
     return Source(given, "folder", path, headers, shapes, {})
 
 
+def _transformers(given: str, path: Path) -> Source:
+    """A language model's folder. One that holds pickles only has no headers: its family says so."""
+    try:
+        config = json.loads((path / "config.json").read_text("utf-8"))
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise _stop("LS4014", path)
+    headers = {file.name: read_header(file) for file in weights_in(path)}
+    shapes = {name: shape for header in headers.values() for name, shape in header.shapes.items()}
+    return Source(given, "transformers", path, headers, shapes, {}, config)
+
+
 def _file(given: str, path: Path) -> Source:
+    if path.suffix.lower() == ".gguf":
+        return Source(given, "gguf", path, {}, {}, {})
     if path.suffix.lower() in PICKLES:
         raise _stop("LS4002", path, suffix=path.suffix)
     header = read_header(path)
@@ -156,7 +179,7 @@ def find(config_family: str, source: Source) -> Family:
 
     Raises ProblemsError: LS4007 unknown name, LS4008 the weights are another family's, LS4009 no family's.
     """
-    matches = [family for family in map(family_named, family_names()) if family.recognises(source.shapes)]
+    matches = [family for family in map(family_named, family_names()) if family.recognises(source)]
     kind = matches[0].sheet.title if matches else title(signature(source.shapes))
     where = Location(str(source.path))
     if config_family == "auto":

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ._base import Model, Stage
+from ._base import ImageModel, Stage
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +19,7 @@ def _digest(*facts: object) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
-def latents_stage(model: Model, dtype: torch.dtype, background: str) -> Stage:
+def latents_stage(model: ImageModel, dtype: torch.dtype, background: str) -> Stage:
     """Pictures -> ``latents``: the VAE's moments (2 * channels, height / factor, width / factor).
 
     One picture a call: a batch's composition would show in the last bits, and an interrupted cache is
@@ -60,7 +60,7 @@ def latents_stage(model: Model, dtype: torch.dtype, background: str) -> Stage:
     )
 
 
-def ids_stage(model: Model) -> Stage:
+def ids_stage(model: ImageModel) -> Stage:
     """Captions -> token numbers as ``tokenize`` names them, for text encoders that are trained."""
     family: Any = model.family
     vocabulary = _vocabulary(model)
@@ -80,7 +80,7 @@ def ids_stage(model: Model) -> Stage:
     )
 
 
-def text_stage(model: Model, dtype: torch.dtype) -> Stage:
+def text_stage(model: ImageModel, dtype: torch.dtype) -> Stage:
     """Captions -> what the family's ``embed`` makes of them, one caption a call (see ``latents_stage``)."""
     family: Any = model.family
     names = family.sheet.text_encoders
@@ -108,7 +108,7 @@ def text_stage(model: Model, dtype: torch.dtype) -> Stage:
     )
 
 
-def _vocabulary(model: Model) -> str:
+def _vocabulary(model: ImageModel) -> str:
     return _digest(
         [sorted(tokenizer.get_vocab().items()) for _, tokenizer in sorted(model.tokenizers.items())]
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ._base import Component, Model, Sheet, Unsupported
+from ._base import Component, ImageModel, Sheet, Unsupported
 from ._clip import tokenizer
 from ._diffusion import LatentDiffusion
 from ._single_file import (
@@ -39,7 +39,7 @@ SHEET = Sheet(
         "vae": Component("vae", "diffusers", "AutoencoderKL", storage="float32"),
     },
     tokenizers=("tokenizer",),
-    denoiser="unet",
+    predictor="unet",
     target_presets={
         "attention-mlp": {"unet": (ATTENTION, REST), "text_encoder": (CLIP,)},
         "attention": {"unet": (ATTENTION,), "text_encoder": (CLIP,)},
@@ -130,7 +130,7 @@ class StableDiffusion1(LatentDiffusion):
             "tokenizer": CLIPTokenizer.from_pretrained(str(source.path / "tokenizer"), local_files_only=True)
         }
 
-    def embed(self, model: Model, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def embed(self, model: ImageModel, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
         encoder = model.modules["text_encoder"]
         return {"text": encoder(ids["ids"].to(model.device)).last_hidden_state}
 

@@ -229,7 +229,7 @@ def _cache_dtype(precision: Precision) -> torch.dtype:
 
 
 def _release_idle(model: Model, trained: tuple[str, ...], *, keep_decoder: bool) -> None:
-    keep = {model.family.sheet.denoiser, *trained, *(("vae",) if keep_decoder else ())}
+    keep = {model.family.sheet.predictor, *trained, *(("vae",) if keep_decoder else ())}
     model.release(*(name for name in list(model.modules) if name not in keep))
     gc.collect()
     if model.device.type == "cuda":
@@ -239,8 +239,8 @@ def _release_idle(model: Model, trained: tuple[str, ...], *, keep_decoder: bool)
 
 
 def _groups(config: RunConfig, adapter: Adapter) -> Mapping[str, tuple[Mapping[str, Any], float]]:
-    """Parameter groups with learning rates: the denoiser's, and the text encoders' where they are trained."""
+    """Parameter groups with learning rates: the predictor's, and those of text encoders that are trained."""
     text = {name: p for name, p in adapter.parameters.items() if name.startswith("text_encoder")}
     rest = {name: p for name, p in adapter.parameters.items() if name not in text}
     rate = config.text_encoder_learning_rate or config.learning_rate
-    return {"denoiser": (rest, config.learning_rate), "text_encoder": (text, rate)}
+    return {"predictor": (rest, config.learning_rate), "text_encoder": (text, rate)}
