@@ -6,14 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from lora_scripts.core.lookup import did_you_mean
 from lora_scripts.core.problems import Location, Problem, ProblemsError, raise_errors
 
-from .schema import DEFAULT_EPOCHS, RunConfig
+from .schema import DEFAULTS, TASK_ALIASES, RunConfig, foreign_keys
 
 EXCLUSIVE = (("epochs", "max_steps"), ("validation.data_dir", "validation.split"))
 MAX_CONFIG_BYTES = 1_000_000
@@ -234,7 +234,24 @@ def _is_null(document: _Document, *dotted: str) -> bool:
     return any(value(name) is None for name in dotted)
 
 
+def _fill_in(document: _Document) -> None:
+    """What depends on the task where nothing is said. A text file's folder is the one that it lies in."""
+    values = document.values
+    task = values.get("task_type", "image-generation")
+    task = TASK_ALIASES.get(task, task) if isinstance(task, str) else None
+    for key, value in DEFAULTS.get(str(task), {}).items():
+        if key != "epochs" or values.get("max_steps") is None:
+            values.setdefault(key, value)
+    if task == "text-generation" and "train_data_dir" not in values:
+        datasets = values.get("datasets")
+        first = datasets[0].get("path") if isinstance(datasets, list) and datasets else None
+        given = values.get("metadata_path") or first
+        if isinstance(given, str):
+            values["train_data_dir"] = str(Path(given).parent)
+
+
 def _validate(document: _Document, problems: list[Problem]) -> RunConfig | None:
+    _fill_in(document)
     try:
         config = RunConfig.model_validate(document.values)
     except ValidationError as error:
@@ -248,16 +265,23 @@ def _validate(document: _Document, problems: list[Problem]) -> RunConfig | None:
     if config.text_encoder_learning_rate is not None and not config.train_text_encoder:
         where = document.place(("text_encoder_learning_rate",))
         problems.append(Problem("LS1010", {}, where))
-    if config.epochs is None and config.max_steps is None:
-        config = config.model_copy(update={"epochs": DEFAULT_EPOCHS})
+    for key in sorted(foreign_keys(config.task_type)):
+        if document.has(key):
+            told = {"key": key, "task": config.task_type}
+            problems.append(Problem("LS1022", told, document.place(tuple(key.split(".")))))
     return config
 
 
 def _model_at(key: Key) -> type[BaseModel] | None:
     model: type[BaseModel] = RunConfig
+    annotation: Any
     for part in key:
-        info = model.model_fields.get(str(part))
+        if isinstance(part, int):
+            continue
+        info = model.model_fields.get(part)
         annotation = info.annotation if info else None
+        if get_origin(annotation) is list:
+            annotation = get_args(annotation)[0]
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return None
         model = annotation

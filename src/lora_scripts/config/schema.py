@@ -5,6 +5,7 @@ What a key means is written once per language, in the catalogue under ``key.<nam
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
@@ -12,6 +13,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 TASK_ALIASES = {"text-to-image": "image-generation"}
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "image-generation": {"epochs": 20, "learning_rate": 2e-4},
+    "text-generation": {"epochs": 3, "learning_rate": 1e-4},
+}
+"""What stands where a configuration says nothing and the two tasks differ."""
 
 
 def _no_bool(value: Any) -> Any:
@@ -30,9 +37,19 @@ def _task(value: Any) -> Any:
     return TASK_ALIASES.get(value, value) if isinstance(value, str) else value
 
 
-def harmless(default: Any, **constraints: Any) -> Any:
+def harmless(default: Any, task: str | None = None) -> Any:
     """A field that may differ when a run is resumed: it does not change what is learnt."""
-    return Field(default, json_schema_extra={"harmless": True}, **constraints)
+    return Field(default, json_schema_extra={"harmless": True} | ({"task": task} if task else {}))
+
+
+def pictures(default: Any) -> Any:
+    """A field of the picture task only."""
+    return Field(default, json_schema_extra={"task": "image-generation"})
+
+
+def texts(default: Any) -> Any:
+    """A field of the text task only."""
+    return Field(default, json_schema_extra={"task": "text-generation"})
 
 
 Whole = Annotated[int, BeforeValidator(_no_bool)]
@@ -45,23 +62,31 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class TextDataset(Section):
+    path: PathText
+    weight: Annotated[Real, Field(gt=0, le=100)] = 1.0
+    columns: dict[str, str] = Field(default_factory=dict)
+
+
 class Validation(Section):
     data_dir: PathText | None = None
     split: Literal["auto"] | Annotated[Real, Field(ge=0, le=0.5)] = "auto"
     every_steps: Every | None = harmless(None)
-    timesteps: Annotated[Whole, Field(ge=1, le=64)] = 4
+    timesteps: Annotated[Whole, Field(ge=1, le=64)] = pictures(4)
     early_stopping_patience: Every | None = None
 
 
 class Preview(Section):
     prompts: list[Annotated[str, Field(min_length=1)]] = harmless([])
-    negative_prompt: str = harmless("")
+    negative_prompt: str = harmless("", "image-generation")
     every_steps: Every | None = harmless(None)
     seed: Whole = harmless(42)
-    steps: Annotated[Whole, Field(ge=1, le=1000)] = harmless(25)
-    guidance_scale: Annotated[Real, Field(ge=0)] = harmless(7.0)
-    width: Annotated[Whole, Field(ge=8)] | None = harmless(None)
-    height: Annotated[Whole, Field(ge=8)] | None = harmless(None)
+    steps: Annotated[Whole, Field(ge=1, le=1000)] = harmless(25, "image-generation")
+    guidance_scale: Annotated[Real, Field(ge=0)] = harmless(7.0, "image-generation")
+    width: Annotated[Whole, Field(ge=8)] | None = harmless(None, "image-generation")
+    height: Annotated[Whole, Field(ge=8)] | None = harmless(None, "image-generation")
+    max_new_tokens: Annotated[Whole, Field(ge=1, le=4096)] = harmless(128, "text-generation")
+    temperature: Annotated[Real, Field(ge=0, le=2)] = harmless(0.0, "text-generation")
 
 
 class Logging(Section):
@@ -77,37 +102,56 @@ class RunConfig(Section):
 
     train_data_dir: PathText
     metadata_path: PathText | None = None
-    trigger_word: str | None = None
-    resolution: Literal["auto"] | Annotated[Whole, Field(ge=8, le=4096)] = "auto"
-    background: Annotated[str, Field(pattern=r"^(white|black|gray|#[0-9a-fA-F]{6})$")] = "white"
-    on_bad_image: Literal["stop", "skip"] = "stop"
-    strict: bool = harmless(False)
+    trigger_word: str | None = pictures(None)
+    resolution: Literal["auto"] | Annotated[Whole, Field(ge=8, le=4096)] = pictures("auto")
+    background: Annotated[str, Field(pattern=r"^(white|black|gray|#[0-9a-fA-F]{6})$")] = pictures("white")
+    on_bad_image: Literal["stop", "skip"] = pictures("stop")
+    strict: bool = harmless(False, "image-generation")
+    datasets: list[TextDataset] = texts([])
+    columns: dict[str, str] = texts({})
+    system: str | None = texts(None)
+    chat_template: PathText | None = texts(None)
+    thinking: Literal["keep", "drop"] = texts("keep")
+    max_length: Literal["auto"] | Annotated[Whole, Field(ge=8)] = texts("auto")
+    on_long_row: Literal["truncate", "split", "drop"] = texts("truncate")
+    on_bad_row: Literal["stop", "skip"] = texts("stop")
+    loss_on: Literal["answers", "all"] = texts("answers")
     cache_dir: PathText | None = harmless(None)
 
     base_model: PathText
     family: str = "auto"
-    components: dict[str, PathText] = Field(default_factory=dict)
-    prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto"
+    components: dict[str, PathText] = pictures({})
+    quantization: Literal["none", "4bit", "8bit"] = texts("none")
+    prediction_type: Literal["auto", "epsilon", "v_prediction"] = pictures("auto")
 
     lora_rank: Annotated[Whole, Field(ge=1, le=1024)] = 16
     lora_alpha: Annotated[Real, Field(gt=0)] | None = None
     lora_dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.0
     target_modules: str | list[str] = "auto"
-    train_text_encoder: bool = False
+    use_rslora: bool = texts(False)
+    use_dora: bool = texts(False)
+    init_lora_weights: Literal["default", "pissa"] = texts("default")
+    train_text_encoder: bool = pictures(False)
 
+    objective: Literal["auto", "sft", "dpo", "orpo"] = texts("auto")
+    dpo_beta: Annotated[Real, Field(gt=0, le=10)] = texts(0.1)
+    orpo_beta: Annotated[Real, Field(gt=0, le=10)] = texts(0.1)
+    packing: bool = texts(True)
     batch_size: Annotated[Whole, Field(ge=1, le=4096)] = 4
     gradient_accumulation_steps: Annotated[Whole, Field(ge=1, le=4096)] = 1
     epochs: Annotated[Whole, Field(ge=1)] | None = harmless(None)
     max_steps: Annotated[Whole, Field(ge=1)] | None = harmless(None)
     learning_rate: Annotated[Real, Field(gt=0, le=10)] = 2e-4
-    text_encoder_learning_rate: Annotated[Real, Field(gt=0, le=10)] | None = None
+    text_encoder_learning_rate: Annotated[Real, Field(gt=0, le=10)] | None = pictures(None)
+    loraplus_lr_ratio: Annotated[Real, Field(ge=1, le=1000)] | None = texts(None)
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     weight_decay: Annotated[Real, Field(ge=0, lt=1)] = 0.01
     lr_scheduler: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: Annotated[Whole, Field(ge=0)] = 0
     max_grad_norm: Annotated[Real, Field(gt=0)] = 1.0
     mixed_precision: Literal["auto", "fp16", "bf16", "no"] = "auto"
-    gradient_checkpointing: bool = harmless(False)
+    gradient_checkpointing: Literal["auto"] | bool = harmless("auto")
+    activation_offload: bool = harmless(False, "text-generation")
     seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 42
     num_processes: Literal["auto"] | Annotated[Whole, Field(ge=1)] = harmless("auto")
 
@@ -140,28 +184,57 @@ class RunConfig(Section):
         return self.batch_size * self.gradient_accumulation_steps
 
 
-DEFAULT_EPOCHS = 20
+WHOLE = frozenset({"components", "columns"})
+"""Keys whose value is a mapping of the user's own names, not a section."""
 
 
-def harmless_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> set[str]:
-    """Dotted names of the keys that a resumed run may change."""
-    found: set[str] = set()
+def _marked(mark: str, model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
+    """Dotted name -> value of ``mark``, for every key that bears it."""
+    found: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         extra = field.json_schema_extra
-        if isinstance(extra, dict) and extra.get("harmless"):
-            found.add(prefix + name)
+        if isinstance(extra, dict) and mark in extra:
+            found[prefix + name] = extra[mark]
         annotation = field.annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            found |= harmless_keys(annotation, f"{prefix}{name}.")
+            found |= _marked(mark, annotation, f"{prefix}{name}.")
     return found
 
 
+def harmless_keys() -> set[str]:
+    """Dotted names of the keys that a resumed run may change."""
+    return set(_marked("harmless", RunConfig))
+
+
+def foreign_keys(task: str) -> set[str]:
+    """Dotted names of the keys that mean nothing in ``task``."""
+    return {name for name, owner in _marked("task", RunConfig).items() if owner != task}
+
+
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as dotted names; lists and ``components`` stay whole."""
+    """Nested sections as dotted names; lists and mappings of the user's own names stay whole."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, dict) and name != "components":
+        if isinstance(value, dict) and name not in WHOLE:
             flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value
     return flat
+
+
+def meant(config: RunConfig, without: Collection[str] = ()) -> dict[str, Any]:
+    """The config as nested values: the keys of its task, less ``without`` (dotted) and what is unset."""
+    left_out = foreign_keys(config.task_type) | set(without)
+
+    def kept(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        result = {}
+        for name, value in values.items():
+            if prefix + name in left_out:
+                continue
+            if isinstance(value, dict) and name not in WHOLE:
+                value = kept(value, f"{prefix}{name}.")
+            if value not in ({}, []):
+                result[name] = value
+        return result
+
+    return kept(config.model_dump(exclude_none=True))

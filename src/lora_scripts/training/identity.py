@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lora_scripts.config.schema import RunConfig, flatten, harmless_keys
+from lora_scripts.config.schema import RunConfig, flatten, foreign_keys, harmless_keys
 from lora_scripts.core.files import write_atomic
 from lora_scripts.core.paths import RunFolder
 from lora_scripts.core.problems import Problem, ProblemsError
 from lora_scripts.data.fingerprint import differences as data_differences
 
 PLACES = frozenset(
-    {"train_data_dir", "metadata_path", "base_model", "components", "output_dir", "output_name",
-     "validation.data_dir"}
+    {"train_data_dir", "metadata_path", "datasets", "base_model", "components", "output_dir", "output_name",
+     "chat_template", "validation.data_dir"}
 )  # fmt: skip
 """Keys that say where something is. What is there counts, through the fingerprints."""
 
@@ -32,7 +32,7 @@ class Identity:
 
     @classmethod
     def of(cls, config: RunConfig, base: Mapping[str, Any], data: Mapping[str, Any]) -> Identity:
-        left_out = harmless_keys() | PLACES
+        left_out = harmless_keys() | PLACES | foreign_keys(config.task_type)
         values = {key: value for key, value in flatten(config.model_dump()).items() if key not in left_out}
         return cls(values, base, data)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from lora_scripts import __version__
 from lora_scripts.config.load import dump_yaml
-from lora_scripts.config.schema import RunConfig, harmless_keys
+from lora_scripts.config.schema import RunConfig, harmless_keys, meant
 from lora_scripts.core.files import write_atomic
 from lora_scripts.core.paths import RunFolder
 
@@ -34,13 +34,8 @@ def versions() -> dict[str, str]:
 
 
 def config_values(config: RunConfig) -> dict[str, Any]:
-    """The config as plain values, without what is unset: what a YAML of it holds."""
-    values: dict[str, Any] = config.model_dump(exclude_none=True)
-    if not values["components"]:
-        del values["components"]
-    if config.validation.data_dir is not None:
-        del values["validation"]["split"]
-    return values
+    """The config as plain values, without what is unset or another task's: what a YAML of it holds."""
+    return meant(config, {"validation.split"} if config.validation.data_dir is not None else ())
 
 
 LENGTH = frozenset({"epochs", "max_steps"})
@@ -52,18 +47,9 @@ def experiment_values(config: RunConfig) -> dict[str, Any]:
     So a LoRA has the same bytes whether or not its run was saved, previewed or logged on the way.
     """
     left_out = harmless_keys() - LENGTH | {"output_dir"}
-
-    def kept(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-        result = {}
-        for key, value in values.items():
-            inner = (
-                kept(value, f"{prefix}{key}.") if isinstance(value, dict) and key != "components" else value
-            )
-            if prefix + key not in left_out and inner != {}:
-                result[key] = inner
-        return result
-
-    return kept(config_values(config))
+    if config.validation.data_dir is not None:
+        left_out |= {"validation.split"}
+    return meant(config, left_out)
 
 
 def write_start(config: RunConfig, folder: RunFolder, device: Any) -> None:

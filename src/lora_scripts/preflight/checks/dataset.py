@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...config.schema import DEFAULT_EPOCHS, RunConfig
+from ...config.schema import DEFAULTS, RunConfig
 from ...core.catalogue import say
 from ...core.problems import Location, Problem
 from ...data.fingerprint import fingerprint
@@ -46,7 +46,10 @@ class DatasetReport:
         """Windows in the whole run: ``max_steps``, else epochs times windows per epoch."""
         if self.plan is None:
             return 0
-        return self.max_steps or (self.epochs or DEFAULT_EPOCHS) * self.plan.windows_per_epoch
+        return (
+            self.max_steps
+            or (self.epochs or DEFAULTS["image-generation"]["epochs"]) * self.plan.windows_per_epoch
+        )
 
     def fingerprint(self) -> dict[str, Any]:
         return fingerprint(self.train, self.validation)
@@ -79,7 +82,7 @@ class DatasetReport:
             "accumulation": plan.accumulation,
             "window": plan.window_size,
             "windows": plan.windows_per_epoch,
-            "epochs": self.epochs or DEFAULT_EPOCHS,
+            "epochs": self.epochs or DEFAULTS["image-generation"]["epochs"],
             "total": self.total_steps,
             "rounds": f"{self.total_steps / plan.windows_per_epoch:.1f}",
             "mean": f"{plan.mean_micro_batch():.1f}",
