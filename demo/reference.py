@@ -71,7 +71,7 @@ def run(session: Session, label: str) -> tuple[float, float]:
     from lora_scripts.training.state import TrainingState
 
     assert session.evaluator is not None
-    before = session.evaluator.loss()
+    before = session.evaluator.measure().loss
     bar = track(session.job.total_steps, label)
 
     def on_event(event: Any) -> None:
@@ -79,7 +79,7 @@ def run(session: Session, label: str) -> tuple[float, float]:
         notes["loss"] = f"{event.loss:.3f}"
 
     fit(session.job, TrainingState(), on_event, Control())
-    return before, session.evaluator.loss()
+    return before, session.evaluator.measure().loss
 
 
 def measure(seeds: tuple[int, ...], rates: tuple[float, ...]) -> dict[str, Any]:

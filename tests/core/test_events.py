@@ -14,7 +14,7 @@ def step(loss: float) -> StepDone:
 def started(at: int) -> RunStarted:
     return RunStarted(
         name="n", family="f", device="cpu", precision="no", total_steps=9, start_step=at,
-        pictures=1, held_out=0, adapter_modules=1, adapter_parameters=1,
+        task="image-generation", examples=1, held_out=0, adapter_modules=1, adapter_parameters=1,
     )  # fmt: skip
 
 

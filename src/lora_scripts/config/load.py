@@ -265,10 +265,10 @@ def _validate(document: _Document, problems: list[Problem]) -> RunConfig | None:
     if config.text_encoder_learning_rate is not None and not config.train_text_encoder:
         where = document.place(("text_encoder_learning_rate",))
         problems.append(Problem("LS1010", {}, where))
-    for key in sorted(foreign_keys(config.task_type)):
-        if document.has(key):
-            told = {"key": key, "task": config.task_type}
-            problems.append(Problem("LS1022", told, document.place(tuple(key.split(".")))))
+    for name in sorted(foreign_keys(config.task_type)):
+        if document.has(name):
+            told = {"key": name, "task": config.task_type}
+            problems.append(Problem("LS1022", told, document.place(tuple(name.split(".")))))
     return config
 
 

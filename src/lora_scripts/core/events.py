@@ -35,7 +35,8 @@ class RunStarted(Event):
     precision: str
     total_steps: int
     start_step: int
-    pictures: int
+    task: str
+    examples: int
     held_out: int
     adapter_modules: int
     adapter_parameters: int
@@ -71,9 +72,12 @@ class StepDone(Event):
 
 
 class Validated(Event):
+    """``metrics``: what people read beside the loss, such as ``perplexity`` and ``accuracy``."""
+
     type: ClassVar[str] = "validation"
     loss: float
     best: bool
+    metrics: dict[str, float] = {}
 
 
 class Saved(Event):
@@ -89,8 +93,11 @@ class SaveFailed(Event):
 
 
 class Previewed(Event):
+    """``files``: relative to the run's folder. ``texts``: a language model's answers, by prompt."""
+
     type: ClassVar[str] = "preview"
     files: list[str]
+    texts: list[str] = []
 
 
 class Noted(Event):

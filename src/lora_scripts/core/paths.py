@@ -6,7 +6,18 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+"""A text run's LoRA, under the names that PEFT, vLLM and llama.cpp look for."""
 WEIGHTS = "pytorch_lora_weights.safetensors"
+
+
+def cache_folder(given: str | None) -> Path:
+    """The folder of ``cache_dir``, by default the system's own for this user."""
+    if given is not None:
+        return Path(given).expanduser()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("lora-scripts", appauthor=False)
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,19 @@ class RunFolder:
     @property
     def best_export(self) -> Path:
         return self.root / f"{self.name}-best.safetensors"
+
+    def adapter(self, step: int | None = None) -> Path:
+        """A text run's LoRA: ``output_dir`` itself, or ``<name>-step000100/`` for the save at a step."""
+        return self.root if step is None else self.root / f"{self.name}-step{step:06d}"
+
+    def step_adapters(self) -> list[Path]:
+        """The LoRA folders of single saves, oldest first."""
+        pattern = re.compile(re.escape(self.name) + r"-step\d{6,}")
+        return sorted(path for path in self.root.glob("*") if path.is_dir() and pattern.fullmatch(path.name))
+
+    @property
+    def best_adapter(self) -> Path:
+        return self.root / f"{self.name}-best"
 
     @property
     def card(self) -> Path:

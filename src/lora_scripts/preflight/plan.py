@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from lora_scripts.adapters.spec import match_targets
 from lora_scripts.core.catalogue import say
+from lora_scripts.core.problems import ProblemsError
+from lora_scripts.families._base import ImageDescription, TextDescription
 
 from .prepare import Prepared
 
 
 def plan_lines(prepared: Prepared) -> list[str]:
-    """What is known, in reading order: base model, pictures and steps, and what the demo base is not."""
+    """What is known, in reading order: base model, data and steps, and what the demo base is not."""
     lines = []
-    if prepared.description and prepared.family and prepared.source:
-        lines.append(
-            say(
-                "plan.base",
-                title=prepared.family.sheet.title,
-                name=prepared.source.name,
-                resolution=prepared.description.resolution,
-                prediction=prepared.description.prediction_type,
-            )
-        )
+    description = prepared.description
+    if description and prepared.family and prepared.source:
+        told: dict[str, Any] = {"title": prepared.family.sheet.title, "name": prepared.source.name}
+        if isinstance(description, ImageDescription):
+            told |= {"resolution": description.resolution, "prediction": description.prediction_type}
+            lines.append(say("plan.base", **told))
+        elif isinstance(description, TextDescription):
+            told |= {"type": description.model_type, "context": description.context}
+            lines.append(say("plan.language_base", **told))
+            if description.source.kind == "gguf":
+                lines.append(say("plan.gguf"))
+            lines += _targets(prepared, description)
     if prepared.dataset:
         lines += prepared.dataset.lines()
-    if prepared.source and prepared.source.builtin:
+    if prepared.source and prepared.source.builtin and isinstance(description, ImageDescription):
         lines.append(say("run.demo_base"))
     return lines
+
+
+def _targets(prepared: Prepared, description: TextDescription) -> list[str]:
+    """How much of the model learns, counted on its own layers."""
+    config, family = prepared.config, prepared.family
+    assert family is not None
+    try:
+        matched = match_targets(family.sheet, description.modules, config.target_modules)
+    except ProblemsError:
+        return []
+    shapes = [description.modules[part][name] for part, names in matched.items() for name in names]
+    size = sum(config.lora_rank * (shape[0] + shape[1]) for shape in shapes)
+    return [say("plan.adapter", modules=len(shapes), parameters=f"{size:,}", rank=config.lora_rank)]

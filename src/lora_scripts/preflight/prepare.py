@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
 
 from lora_scripts.adapters.spec import match_targets
 from lora_scripts.config.schema import RunConfig
 from lora_scripts.core.catalogue import say
 from lora_scripts.core.problems import Problem, ProblemsError, errors
-from lora_scripts.families._base import Description, Family, Unsupported
+from lora_scripts.data.plan import Plan
+from lora_scripts.families._base import (
+    Description,
+    Family,
+    ImageDescription,
+    ImageFamily,
+    TextDescription,
+    TextFamily,
+    Unsupported,
+)
 from lora_scripts.families._source import Source, find, resolve
 
-from .checks.dataset import DatasetReport, check_pictures
+from .checks.dataset import check_pictures
 from .checks.paths import without_repeats
 from .machine import Machine
 from .runner import run_checks
@@ -21,6 +31,30 @@ FALLBACK_RESOLUTION, FALLBACK_MULTIPLE = 512, 64
 """Used to go on checking the pictures where the base model cannot be read."""
 
 Progress = Callable[[str, int, int], None]
+
+
+class Report(Protocol):
+    """What a run learns from, as every task reports it. ``plan`` counts positions in ``train``."""
+
+    @property
+    def train(self) -> Sized: ...
+
+    @property
+    def validation(self) -> Sized: ...
+
+    @property
+    def plan(self) -> Plan | None: ...
+
+    @property
+    def total_steps(self) -> int:
+        """Windows in the whole run."""
+        ...
+
+    def fingerprint(self) -> dict[str, Any]: ...
+
+    def lines(self) -> list[str]:
+        """The plan in numbers, in the user's language."""
+        ...
 
 
 @dataclass
@@ -32,7 +66,7 @@ class Prepared:
     family: Family | None = None
     source: Source | None = None
     description: Description | None = None
-    dataset: DatasetReport | None = None
+    dataset: Report | None = None
     problems: list[Problem] = field(default_factory=list)
 
     @property
@@ -48,28 +82,60 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Prepared:
     problems += run_checks(prepared.machine, config)
     try:
         prepared.source = resolve(config.base_model)
-        prepared.family = find(config.family, prepared.source)
-        prepared.description = prepared.family.describe(
-            prepared.source, components=config.components, prediction_type=config.prediction_type
-        )
+        family = find(config.family, prepared.source)
+        if family.sheet.task != config.task_type:
+            told = {"path": prepared.source.name, "title": family.sheet.title, "task": family.sheet.task}
+            raise ProblemsError(Problem("LS1023", told))
+        prepared.family = family
+        prepared.description = _describe(prepared)
     except ProblemsError as error:
         problems += error.problems
-    description = prepared.description
-    resolution = description.resolution if description else FALLBACK_RESOLUTION
-    multiple = description.size_multiple if description else FALLBACK_MULTIPLE
     try:
-        prepared.dataset, found = check_pictures(
-            config,
-            config.resolution if isinstance(config.resolution, int) else resolution,
-            multiple,
-            progress=(lambda done, total: progress("pictures", done, total)) if progress else None,
-        )
-        problems += found
+        read = _texts if config.task_type == "text-generation" else _pictures
+        read(prepared, progress)
     except ProblemsError as error:
         problems += error.problems
     problems += _fits_family(prepared) + _fits_targets(prepared) + _fits_length(prepared)
     problems[:] = _once(without_repeats(problems))
     return prepared
+
+
+def _describe(prepared: Prepared) -> Description:
+    config, source = prepared.config, prepared.source
+    assert source is not None
+    if config.task_type == "text-generation":
+        return cast(TextFamily, prepared.family).describe(source)
+    return cast(ImageFamily, prepared.family).describe(
+        source, components=config.components, prediction_type=config.prediction_type
+    )
+
+
+def _pictures(prepared: Prepared, progress: Progress | None) -> None:
+    config, description = prepared.config, cast(ImageDescription | None, prepared.description)
+    resolution = description.resolution if description else FALLBACK_RESOLUTION
+    prepared.dataset, found = check_pictures(
+        config,
+        config.resolution if isinstance(config.resolution, int) else resolution,
+        description.size_multiple if description else FALLBACK_MULTIPLE,
+        progress=(lambda done, total: progress("pictures", done, total)) if progress else None,
+    )
+    prepared.problems += found
+
+
+def _texts(prepared: Prepared, progress: Progress | None) -> None:
+    """Rows are read as the base's tokenizer reads them: without a base there is nothing to check them by."""
+    if prepared.description is None:
+        return
+    from .checks.texts import check_texts
+
+    prepared.dataset, found = check_texts(
+        prepared.config,
+        cast(TextFamily, prepared.family),
+        cast(TextDescription, prepared.description),
+        prepared.description.source,
+        progress,
+    )
+    prepared.problems += found
 
 
 def _fits_family(prepared: Prepared) -> list[Problem]:
@@ -79,7 +145,7 @@ def _fits_family(prepared: Prepared) -> list[Problem]:
         return []
     asked = {
         "text_encoder_training": ("train_text_encoder", config.train_text_encoder),
-        "gradient_checkpointing": ("gradient_checkpointing", config.gradient_checkpointing),
+        "gradient_checkpointing": ("gradient_checkpointing", config.gradient_checkpointing is True),
     }
     found = []
     for feature, (key, wanted) in asked.items():
@@ -117,8 +183,6 @@ def _fits_length(prepared: Prepared) -> list[Problem]:
 
 def _not_yet(config: RunConfig) -> list[Problem]:
     found = []
-    if config.task_type == "text-generation":
-        found.append(Problem("LS1019"))
     if isinstance(config.num_processes, int) and config.num_processes > 1:
         found.append(Problem("LS1018", {"count": config.num_processes}))
     return found

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lora_scripts.core.problems import Problem, ProblemsError
+from lora_scripts.families._base import ImageFamily
 
 from .inspect import inspect_file
 from .loras import LoraChoice, parse_choice, put_on, set_strengths
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from lora_scripts.families._base import Model
+    from lora_scripts.families._base import ImageModel
 
 Progress = Callable[[int, int], None]
 """Called with the number of the picture that is begun, and how many there are."""
@@ -70,7 +71,7 @@ def device_and_dtype() -> tuple[str, torch.dtype]:
     return "cpu", torch.float32
 
 
-def load_base(base: str | None, choices: list[LoraChoice]) -> Model:
+def load_base(base: str | None, choices: list[LoraChoice]) -> ImageModel:
     """The base to draw with: as asked, else as the first LoRA's own configuration says."""
     from lora_scripts.families._source import find, resolve
 
@@ -79,7 +80,11 @@ def load_base(base: str | None, choices: list[LoraChoice]) -> Model:
         said = dict(inspect_file(choices[0].path).config or {})
     source = resolve(base or said.get("base_model") or "builtin:demo")
     device, dtype = device_and_dtype()
-    return find("auto", source).load(
+    family = find("auto", source)
+    if family.sheet.task != "image-generation":
+        told = {"path": source.name, "kind": family.sheet.title, "command": "lora-scripts chat"}
+        raise ProblemsError(Problem("LS4049", told))
+    return cast(ImageFamily, family).load(
         source,
         device=device,
         dtype=dtype,

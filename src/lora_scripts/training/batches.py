@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lora_scripts.core.seeds import derive_seed
 from lora_scripts.data.plan import Plan
-from lora_scripts.data.sample import Sample
 from lora_scripts.families._base import Draw
 
-from .stages import CachedStages
-
 if TYPE_CHECKING:
-    from lora_scripts.families._base import Batch, Family, Model
+    from lora_scripts.families._base import Batch, Model
+
+    from .task import Examples
 
 
 @dataclass(frozen=True)
@@ -34,19 +33,9 @@ class Window:
 class Batches:
     """The n-th window of a run is a function of (plan, seed, n): a resume only needs n."""
 
-    def __init__(
-        self,
-        family: Family,
-        model: Model,
-        stages: CachedStages,
-        samples: Sequence[Sample],
-        plan: Plan,
-        seed: int,
-    ) -> None:
-        self.family = family
+    def __init__(self, model: Model, examples: Examples, plan: Plan, seed: int) -> None:
         self.model = model
-        self.stages = stages
-        self.samples = samples
+        self.examples = examples
         self.plan = plan
         self.seed = seed
 
@@ -54,13 +43,19 @@ class Batches:
         epoch, micro_batches = self.plan.window(number)
         batches = []
         for micro in micro_batches:
-            items = [self.stages.item(self.samples[index]) for index in micro.indices]
+            items = [self.examples.item(index) for index in micro.indices]
             draws = [
-                Draw(derive_seed(self.seed, "draw", epoch, self.samples[index].picture.sha256))
+                Draw(derive_seed(self.seed, "draw", epoch, self.examples.key(index)))
                 for index in micro.indices
             ]
-            batches.append(self.family.collate(self.model, items, draws))
+            batches.append(self.model.family.collate(self.model, items, draws))
         return Window(epoch, tuple(batches), tuple(micro.indices for micro in micro_batches))
+
+    def names(self, number: int, most: int) -> list[str]:
+        """What people call the first ``most`` examples of a window."""
+        _, micro_batches = self.plan.window(number)
+        indices = [index for micro in micro_batches for index in micro.indices]
+        return [self.examples.name(index) for index in indices[:most]]
 
     def windows(self, first: int, end: int) -> Iterator[Window]:
         """Windows ``first`` to ``end - 1``, the next one read while the current one is trained on."""

@@ -13,7 +13,7 @@ from lora_scripts.core.events import ControlTaken, Noted, PhaseProgress, Resumed
 from lora_scripts.core.lock import RunLock
 from lora_scripts.core.paths import RunFolder
 from lora_scripts.core.problems import Problem, ProblemsError
-from lora_scripts.preflight.prepare import Prepared
+from lora_scripts.preflight.prepare import Prepared, Report
 
 from . import records
 from .bus import Bus, Tolerant
@@ -21,17 +21,16 @@ from .callbacks.board import TensorBoard
 from .callbacks.console import ConsoleLines
 from .callbacks.guard import Guard
 from .callbacks.jsonl import JsonLines
-from .callbacks.preview import Previews
 from .callbacks.saving import Saving
 from .callbacks.validation import Validation
 from .checkpoint import CheckpointStore, Snapshot
 from .failures import translated
-from .finish import export_adapter, finish
 from .identity import Identity, claim, move_aside
 from .loop import fit
 from .precision import resolve_mode
 from .session import Session, open_session, pick_device, put_back, resolve, snapshot_of
 from .state import TrainingState
+from .task import Exports
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +70,7 @@ class Run:
         self.folder = folder
         self.device = device
         self.console = console
-        self.dataset = prepared.dataset
+        self.dataset: Report = prepared.dataset
         self.state = TrainingState()
         self.bus = Bus(self.state)
         self.control = Control(folder.control, lambda name: self.bus.emit(ControlTaken(request=name)))
@@ -90,7 +89,15 @@ class Run:
         snapshot, damaged = self._newest() if start == "resume" else (None, [])
         self.bus.add([Tolerant(JsonLines(self.folder.events, config.logging.every_steps), self.bus.emit)])
         self.bus.add(
-            [ConsoleLines(self.console, self.dataset.total_steps, self.state.step, config.save_steps)]
+            [
+                ConsoleLines(
+                    self.console,
+                    config.task_type,
+                    self.dataset.total_steps,
+                    self.state.step,
+                    config.save_steps,
+                )
+            ]
         )
         status, code = "failed", 1
         try:
@@ -155,13 +162,17 @@ class Run:
                 precision=self.config.mixed_precision,
                 total_steps=job.total_steps,
                 start_step=state.step,
-                pictures=len(self.dataset.train),
+                task=self.config.task_type,
+                examples=len(self.dataset.train),
                 held_out=len(self.dataset.validation),
                 adapter_modules=sum(len(names) for names in session.adapter.matched.values()),
                 adapter_parameters=session.adapter.count(),
             )
         )
-        saving = self._watch(session)
+        for problem in session.notes:
+            self.bus.emit(Noted(code=problem.code, text=render(problem)))
+        exports = session.task.exports(session, state, self.folder)
+        saving = self._watch(session, exports)
         if state.step:  # a process killed between checkpoint and export left the second one out
             saving.save(state.step)
         fit(job, state, self.bus.emit, self.control)
@@ -169,21 +180,18 @@ class Run:
         if self.control.take("stop"):
             self._say("run.left", step=state.step, total=job.total_steps)
             return "stopped", self.control.exit_code
-        finish(session, state, self.folder, self.bus.emit)
-        self._say(
-            "run.finished", weights=self.folder.weights, named=self.folder.export(), name=self.config.name
-        )
-        if self.prepared.source is not None and self.prepared.source.builtin:
-            self._say("run.demo_base")
+        records.write_result(self.folder, state, "finished", **exports.finish(self.bus.emit))
+        for line in exports.done_lines():
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
         return "finished", 0
 
-    def _watch(self, session: Session) -> Saving:
+    def _watch(self, session: Session, exports: Exports) -> Saving:
         """Everything that acts on steps. Validation comes before saving, so that a save knows the best."""
         config, state, job = self.config, self.state, session.job
         saving = Saving(
             self.store,
             lambda: snapshot_of(session, state),
-            lambda path: export_adapter(session, state, path),
+            exports,
             self.folder,
             state,
             self.control,
@@ -218,6 +226,8 @@ class Run:
             validation.before()
         self.bus.add([saving])
         if config.preview.prompts:
-            previews = Previews(session, self.folder, self.control, self.bus.emit)
+            previews = session.task.previews(session, self.folder, self.control, self.bus.emit)
             self.bus.add([Tolerant(previews, self.bus.emit)])
+            if not state.step:
+                previews.before()
         return saving

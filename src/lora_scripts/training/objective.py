@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import torch
 
-    from lora_scripts.families._base import Batch, Family, Model
+    from lora_scripts.families._base import Batch, ImageFamily, ImageModel
 
 
 class Objective(Protocol):
@@ -24,13 +24,21 @@ class Objective(Protocol):
         """Each term's fp32 sum over a micro-batch, with gradient."""
         ...
 
+    def measures(self, batch: Batch) -> dict[str, tuple[float, float]]:
+        """Sum and weight of every term, and of what else is worth measuring; for validation."""
+        ...
+
+    def report(self, means: Mapping[str, float]) -> dict[str, float]:
+        """What people read beside the loss, from the means of ``measures``."""
+        ...
+
 
 class Denoising:
     """Mean squared error between prediction and target, one mean per picture; weight = pictures."""
 
     coefficients: Mapping[str, float] = {"denoising": 1.0}
 
-    def __init__(self, family: Family, model: Model) -> None:
+    def __init__(self, family: ImageFamily, model: ImageModel) -> None:
         self.family = family
         self.model = model
 
@@ -42,3 +50,10 @@ class Denoising:
         target = self.family.target(self.model, batch)
         error = (prediction.float() - target.float()).square()
         return {"denoising": error.flatten(1).mean(1).sum()}
+
+    def measures(self, batch: Batch) -> dict[str, tuple[float, float]]:
+        weights = self.weights(batch)
+        return {name: (float(value), weights[name]) for name, value in self.sums(batch).items()}
+
+    def report(self, means: Mapping[str, float]) -> dict[str, float]:
+        return {}

@@ -86,6 +86,8 @@ def write_result(folder: RunFolder, state: TrainingState, status: str, **more: A
         "validation_loss_after": state.loss_after,
         "validation_loss_best": state.best_loss,
         "best_step": state.best_step,
+        **{f"{name}_before": value for name, value in state.metrics_before.items()},
+        **{f"{name}_after": value for name, value in state.metrics_after.items()},
         **more,
     }
     write_atomic(folder.result, _json(result))

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_scripts.adapters.attach import Adapter, attach, set_training
-from lora_scripts.adapters.spec import AdapterSpec
+from lora_scripts.adapters.attach import Adapter, set_training
 from lora_scripts.config.schema import RunConfig
-from lora_scripts.families._base import Family, Model, PromptInputs
-from lora_scripts.preflight.checks.dataset import DatasetReport
-from lora_scripts.preflight.prepare import Prepared
+from lora_scripts.core.problems import Problem
+from lora_scripts.families._base import Family, Model
+from lora_scripts.preflight.prepare import Prepared, Report
 
 from . import optimizers
 from .batches import Batches
 from .callbacks.validation import Evaluator
 from .checkpoint import Snapshot
 from .loop import Job
-from .objective import Denoising
 from .precision import Precision
-from .stages import CachedStages, Progress
 from .state import TrainingState
+from .task import Progress, Task, task_named
 
 if TYPE_CHECKING:
     import torch
-
-DEFAULT_TEXT_ENCODER_RATE = 0.25
-"""Of the learning rate: text encoders forget quickly, and this keeps what a word meant before."""
 
 
 def pick_device() -> torch.device:
@@ -57,13 +50,10 @@ def repeat_exactly() -> None:
 
 def resolve(prepared: Prepared, mode: str) -> RunConfig:
     """The config with every ``auto``, and every default that depends on base or machine, filled in."""
-    config, family, description = prepared.config, prepared.family, prepared.description
+    config, family = prepared.config, prepared.family
     assert family is not None
-    assert description is not None
     update: dict[str, Any] = {
         "family": family.sheet.name,
-        "resolution": description.resolution if config.resolution == "auto" else config.resolution,
-        "prediction_type": description.prediction_type,
         "lora_alpha": config.alpha,
         "mixed_precision": mode,
         "output_name": config.name,
@@ -71,32 +61,25 @@ def resolve(prepared: Prepared, mode: str) -> RunConfig:
     }
     if config.target_modules == "auto":
         update["target_modules"] = family.sheet.default_preset
-    if config.train_text_encoder and config.text_encoder_learning_rate is None:
-        update["text_encoder_learning_rate"] = config.learning_rate * DEFAULT_TEXT_ENCODER_RATE
-    return config.model_copy(update=update)
-
-
-def default_cache_dir() -> Path:
-    from platformdirs import user_cache_path
-
-    return user_cache_path("lora-scripts", appauthor=False)
+    return config.model_copy(update=update | task_named(config.task_type).resolve(prepared))
 
 
 @dataclass
 class Session:
-    """The objects of one attempt at one run."""
+    """The objects of one attempt at one run. ``data``: the fingerprint of what is learnt from."""
 
     config: RunConfig
+    task: Task
     family: Family
     model: Model
     adapter: Adapter
-    dataset: DatasetReport
+    dataset: Report
     data: Mapping[str, Any]
-    stages: CachedStages
     batches: Batches
     job: Job
     evaluator: Evaluator | None
-    preview_prompts: list[PromptInputs]
+    extra: Any
+    notes: list[Problem]
 
 
 def open_session(
@@ -106,59 +89,25 @@ def open_session(
     device: torch.device,
     progress: Progress,
 ) -> Session:
-    """Loads the base, attaches the adapter, fills the cache, lets go of what is then idle.
+    """Loads the base, attaches the adapter, prepares what is learnt from.
 
-    ``data`` is the fingerprint of what is learnt from.
     ``progress`` may raise to leave; the cache on disk is then whole as far as it got.
     """
-    family, source, dataset = prepared.family, prepared.source, prepared.dataset
+    family, dataset = prepared.family, prepared.dataset
     assert family is not None
-    assert source is not None
     assert dataset is not None
     assert dataset.plan is not None
     precision = Precision(config.mixed_precision, device)
-    progress("base", 0, 1)
-    model = family.load(
-        source,
-        device=device,
-        dtype=precision.dtype,
-        components=config.components,
-        prediction_type=config.prediction_type,
-    )
-    progress("base", 1, 1)
-    trained = family.sheet.text_encoders if config.train_text_encoder else ()
-    stages = CachedStages(
-        family.stages(
-            model, cache_dtype=_cache_dtype(precision), background=config.background, trained=trained
-        ),
-        Path(config.cache_dir).expanduser() if config.cache_dir else default_cache_dir(),
-    )
-    stages.fill([*dataset.train, *dataset.validation], progress)
-    previews = [*config.preview.prompts, config.preview.negative_prompt] if config.preview.prompts else []
-    preview_prompts = family.prompts(model, previews) if previews and not trained else []
-    _release_idle(model, trained, keep_decoder=bool(previews))
-    adapter = attach(
-        model,
-        AdapterSpec(
-            rank=config.lora_rank,
-            alpha=config.alpha,
-            dropout=config.lora_dropout,
-            targets=tuple(config.target_modules)
-            if isinstance(config.target_modules, list)
-            else config.target_modules,
-        ),
-        train_text_encoder=config.train_text_encoder,
-        seed=config.seed,
-    )
-    family.set_gradient_checkpointing(model, config.gradient_checkpointing)
+    task = task_named(config.task_type)
+    opened = task.open(prepared, config, precision, progress)
+    model, adapter = opened.model, opened.adapter
     set_training(model, adapter, True)
-    batches = Batches(family, model, stages, dataset.train, dataset.plan, config.seed)
-    objective = Denoising(family, model)
+    batches = Batches(model, opened.examples, dataset.plan, config.seed)
     job = Job(
-        objective=objective,
+        objective=opened.objective,
         batches=batches,
         parameters=adapter.parameters,
-        optimizer=optimizers.build(config.optimizer, _groups(config, adapter), config.weight_decay),
+        optimizer=optimizers.build(config.optimizer, opened.groups, config.weight_decay),
         precision=precision,
         schedule=config.lr_scheduler,
         warmup_steps=config.warmup_steps,
@@ -167,22 +116,12 @@ def open_session(
         seed=config.seed,
     )
     evaluator = (
-        Evaluator(
-            family,
-            model,
-            adapter,
-            stages,
-            dataset.validation,
-            objective,
-            precision,
-            config.validation.timesteps,
-        )
-        if dataset.validation
-        else None
+        Evaluator(model, adapter, opened.objective, precision, opened.held_out) if opened.held_out else None
     )
     return Session(
-        config, family, model, adapter, dataset, data, stages, batches, job, evaluator, preview_prompts
-    )
+        config, task, family, model, adapter, dataset, data, batches, job, evaluator, opened.extra,
+        opened.notes,
+    )  # fmt: skip
 
 
 def snapshot_of(session: Session, state: TrainingState) -> Snapshot:
@@ -219,28 +158,3 @@ def put_back(session: Session, snapshot: Snapshot) -> None:
         job.precision.scaler.load_state_dict(
             {key: float.fromhex(value) if isinstance(value, str) else value for key, value in scaler.items()}
         )
-
-
-def _cache_dtype(precision: Precision) -> torch.dtype:
-    """Halves are cached as fp16 in both modes: it keeps three more bits than bf16 at the same size."""
-    import torch
-
-    return torch.float32 if precision.mode == "no" else torch.float16
-
-
-def _release_idle(model: Model, trained: tuple[str, ...], *, keep_decoder: bool) -> None:
-    keep = {model.family.sheet.predictor, *trained, *(("vae",) if keep_decoder else ())}
-    model.release(*(name for name in list(model.modules) if name not in keep))
-    gc.collect()
-    if model.device.type == "cuda":
-        import torch
-
-        torch.cuda.empty_cache()
-
-
-def _groups(config: RunConfig, adapter: Adapter) -> Mapping[str, tuple[Mapping[str, Any], float]]:
-    """Parameter groups with learning rates: the predictor's, and those of text encoders that are trained."""
-    text = {name: p for name, p in adapter.parameters.items() if name.startswith("text_encoder")}
-    rest = {name: p for name, p in adapter.parameters.items() if name not in text}
-    rate = config.text_encoder_learning_rate or config.learning_rate
-    return {"predictor": (rest, config.learning_rate), "text_encoder": (text, rate)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
     from lora_scripts.families._base import Stage
 
-Progress = Callable[[str, int, int], None]
-"""Called with (phase, done, total); may raise to leave the phase: what is done is then on disk."""
+    from .task import Progress
 
 
 class CachedStages:

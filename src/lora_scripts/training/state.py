@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 
@@ -22,15 +22,26 @@ class TrainingState:
     loss_before: float | None = None
     loss_after: float | None = None
     last_loss: float | None = None
+    metrics_before: dict[str, float] = field(default_factory=dict)
+    metrics_after: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Floats as hexadecimal text, so that they come back bit for bit."""
-        return {
-            key: value.hex() if isinstance(value, float) else value for key, value in asdict(self).items()
-        }
+        return {key: _hexed(value) for key, value in asdict(self).items()}
 
     def restore(self, values: dict[str, Any]) -> None:
         """Takes over what ``to_json`` gave."""
-        for field in fields(self):
-            value = values[field.name]
-            setattr(self, field.name, float.fromhex(value) if isinstance(value, str) else value)
+        for entry in fields(self):
+            setattr(self, entry.name, _plain(values[entry.name]))
+
+
+def _hexed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _hexed(child) for key, child in value.items()}
+    return value.hex() if isinstance(value, float) else value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(child) for key, child in value.items()}
+    return float.fromhex(value) if isinstance(value, str) else value

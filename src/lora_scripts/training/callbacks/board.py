@@ -41,8 +41,12 @@ class TensorBoard:
                 self._distributions(step)
         elif isinstance(event, Validated):
             self.writer.add_scalar("validation/loss", event.loss, step)
+            for name, value in event.metrics.items():
+                self.writer.add_scalar(f"validation/{name}", value, step)
         elif isinstance(event, Previewed):
-            self._pictures(event, step)
+            for index, text in enumerate(event.texts):
+                self.writer.add_text(f"preview/{index}", text, step)
+            self._pictures([name for name in event.files if name.endswith(".png")], step)
 
     def _scalars(self, event: StepDone, step: int) -> None:
         if event.loss is not None:
@@ -69,11 +73,11 @@ class TensorBoard:
                 if grads and bool(torch.isfinite(flat := torch.cat(grads)).all()):
                     self.writer.add_histogram(f"gradients/{kind}", flat.cpu().numpy(), step)
 
-    def _pictures(self, event: Previewed, step: int) -> None:
+    def _pictures(self, files: list[str], step: int) -> None:
         import numpy as np
         from PIL import Image
 
-        for index, name in enumerate(event.files):
+        for index, name in enumerate(files):
             with Image.open(self.root / name) as picture:
                 pixels = np.asarray(picture.convert("RGB"))
             self.writer.add_image(f"preview/{index}", pixels, step, dataformats="HWC")

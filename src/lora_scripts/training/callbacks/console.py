@@ -37,8 +37,11 @@ SMOOTHING = 0.95
 class ConsoleLines:
     """Loss (smoothed), speed, ETA, memory and the next save."""
 
-    def __init__(self, console: Console, total_steps: int, start_step: int, save_steps: int) -> None:
+    def __init__(
+        self, console: Console, task: str, total_steps: int, start_step: int, save_steps: int
+    ) -> None:
         self.console = console
+        self.unit = say(f"run.unit.{task}")
         self.total_steps = total_steps
         self.save_steps = save_steps
         self.loss: float | None = None
@@ -66,10 +69,8 @@ class ConsoleLines:
                 self._phase_progress(event)
             case RunStarted():
                 self.progress.start()
-                key = "run.started"
-                self.console.print(
-                    say(key, **event.model_dump()), highlight=False, markup=False, soft_wrap=True
-                )
+                started = say("run.started", **event.model_dump(), unit=self.unit)
+                self.console.print(started, highlight=False, markup=False, soft_wrap=True)
             case _:
                 if text := _line(event, step):
                     self.console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -86,6 +87,7 @@ class ConsoleLines:
             "run.facts",
             loss=f"{self.loss:.4f}" if self.loss is not None else "-",
             speed=f"{self.rate:.2f}",
+            unit=self.unit,
             memory=f"{event.memory_gib:.1f}",
             save=min(due, self.total_steps - step),
         )
@@ -130,9 +132,10 @@ def _clock(seconds: float) -> str:
 def _line(event: Event, step: int) -> str | None:
     match event:
         case Validated():
-            return say(
-                "run.validated_best" if event.best else "run.validated", step=step, loss=f"{event.loss:.5f}"
-            )
+            key = "run.validated_best" if event.best else "run.validated"
+            told = event.metrics.items()
+            metrics = [say(f"run.metric.{name}", value=f"{value:.4g}") for name, value in told]
+            return "  ".join([say(key, step=step, loss=f"{event.loss:.5f}"), *metrics])
         case Saved():
             return say("run.saved", step=step, checkpoint=event.checkpoint, export=event.export or "-")
         case SaveFailed():
@@ -140,7 +143,7 @@ def _line(event: Event, step: int) -> str | None:
         case Resumed():
             return say("run.resumed", checkpoint=event.checkpoint, step=step)
         case Previewed():
-            return say("run.previewed", step=step, count=len(event.files))
+            return "\n".join([say("run.previewed", step=step, count=len(event.files)), *event.texts])
         case Noted():
             return event.text
         case ControlTaken():

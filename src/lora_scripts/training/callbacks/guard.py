@@ -11,11 +11,11 @@ from lora_scripts.training.state import TrainingState
 PATIENCE = 3
 PATIENCE_FP16 = 25
 """In fp16 the scaler halves the scale at each overflow: from 2**12 it is below 1 after 13 windows."""
-NAMED_PICTURES = 8
+NAMED = 8
 
 
 class Guard:
-    """Raises ``ProblemsError`` (LS6001, naming the pictures) when too many windows running are not finite."""
+    """Raises ``ProblemsError`` (LS6001, naming the examples) when too many windows running are not finite."""
 
     def __init__(self, state: TrainingState, batches: Batches, precision: Precision) -> None:
         self.state = state
@@ -25,11 +25,9 @@ class Guard:
     def __call__(self, event: Event, step: int) -> None:
         if not isinstance(event, StepDone) or self.state.skipped_in_a_row < self.patience:
             return
-        _, window = self.batches.plan.window(step - 1)
-        indices = [index for micro in window for index in micro.indices][:NAMED_PICTURES]
-        names = ", ".join(self.batches.samples[index].picture.path.name for index in indices)
+        names = ", ".join(self.batches.names(step - 1, NAMED))
         raise ProblemsError(
-            Problem("LS6001", {"count": self.state.skipped_in_a_row, "step": step, "pictures": names})
+            Problem("LS6001", {"count": self.state.skipped_in_a_row, "step": step, "examples": names})
         )
 
     def close(self) -> None:

@@ -30,6 +30,9 @@ class Previews:
         self.settings = session.config.preview
         self.every_steps = self.settings.every_steps or session.config.save_steps
 
+    def before(self) -> None:
+        """Pictures of the bare base say nothing about a style: the first ones come with the first save."""
+
     def __call__(self, event: Event, step: int) -> None:
         if isinstance(event, StepDone):
             last = step == self.session.job.total_steps
@@ -50,7 +53,7 @@ class Previews:
                 session.model,
                 settings.prompts,
                 negative_prompt=settings.negative_prompt,
-                encoded=session.preview_prompts,
+                encoded=session.extra,
                 seed=settings.seed,
                 steps=settings.steps,
                 guidance_scale=settings.guidance_scale,

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from lora_scripts.core.control import Control
 from lora_scripts.core.events import Emit, Event, Saved, SaveFailed, StepDone
-from lora_scripts.core.files import write_atomic
 from lora_scripts.core.paths import RunFolder
 from lora_scripts.core.problems import Problem, ProblemsError
 from lora_scripts.training.checkpoint import CheckpointStore, Snapshot
 from lora_scripts.training.state import TrainingState
+from lora_scripts.training.task import Exports
 
 
 class Saving:
@@ -23,7 +23,7 @@ class Saving:
         self,
         store: CheckpointStore,
         snapshot: Callable[[], Snapshot],
-        export: Callable[[Path], None],
+        exports: Exports,
         folder: RunFolder,
         state: TrainingState,
         control: Control,
@@ -35,7 +35,7 @@ class Saving:
     ) -> None:
         self.store = store
         self.snapshot = snapshot
-        self.export = export
+        self.exports = exports
         self.folder = folder
         self.state = state
         self.control = control
@@ -62,7 +62,7 @@ class Saving:
             if self.store.damage(step) is not None:
                 pinned = {self.state.best_step} if self.state.best_step is not None else set()
                 self.store.save(self.snapshot(), pinned=pinned)
-            elif self.folder.export(step).exists():
+            elif self.exports.has(step):
                 self.saved_step = step
                 return
             export = self._export(step)
@@ -79,13 +79,11 @@ class Saving:
         )
 
     def _export(self, step: int) -> Path:
-        path = self.folder.export(step)
-        self.export(path)
+        path = self.exports.write(step)
         if self.state.best_step == step:
-            write_atomic(self.folder.best_export, path.read_bytes())
+            self.exports.keep_best(step)
         if self.keep_exports is not None:
-            for old in self.folder.step_exports()[: -self.keep_exports or None]:
-                old.unlink(missing_ok=True)
+            self.exports.prune(self.keep_exports)
         return path
 
     def require(self, step: int) -> None:

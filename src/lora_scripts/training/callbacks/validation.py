@@ -1,19 +1,17 @@
-"""Held-out loss on a fixed, seeded set of (picture, time step, noise): comparable from step to step."""
+"""Held-out loss, always on the same batches: comparable from step to step and from run to run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lora_scripts.adapters.attach import Adapter, set_training
 from lora_scripts.core.control import Control
 from lora_scripts.core.events import Emit, Event, StepDone, Validated
-from lora_scripts.core.seeds import derive_seed
-from lora_scripts.data.sample import Sample
-from lora_scripts.families._base import Draw, Family, Model
+from lora_scripts.families._base import Model
 from lora_scripts.training.objective import Objective
 from lora_scripts.training.precision import Precision
-from lora_scripts.training.stages import CachedStages
 from lora_scripts.training.state import TrainingState
 
 if TYPE_CHECKING:
@@ -23,54 +21,49 @@ VALIDATION_SEED = 20_240_501
 """Not the run's seed: runs with different seeds are compared on the same noise."""
 
 
+@dataclass(frozen=True)
+class Measured:
+    """``loss`` as in training; ``metrics``: what people read beside it, such as perplexity."""
+
+    loss: float
+    metrics: dict[str, float]
+
+
 class Evaluator:
-    """Mean loss over the held-out samples, each at ``timesteps`` evenly spread time steps."""
+    """The objective over the held-out batches, each time the same."""
 
     def __init__(
         self,
-        family: Family,
         model: Model,
         adapter: Adapter,
-        stages: CachedStages,
-        samples: Sequence[Sample],
         objective: Objective,
         precision: Precision,
-        timesteps: int,
+        batches: Callable[[], Iterable[Batch]],
     ) -> None:
-        self.family = family
         self.model = model
         self.adapter = adapter
-        self.stages = stages
-        self.samples = samples
         self.objective = objective
         self.precision = precision
-        self.timesteps = timesteps
+        self.batches = batches
 
-    def batches(self) -> list[Batch]:
-        length = self.model.schedule.config.num_train_timesteps
-        spread = [int(length * (index + 0.5) / self.timesteps) for index in range(self.timesteps)]
-        result = []
-        for sample in self.samples:
-            item = self.stages.item(sample)
-            draws = [Draw(derive_seed(VALIDATION_SEED, sample.picture.sha256, t), t) for t in spread]
-            result.append(self.family.collate(self.model, [item] * len(draws), draws))
-        return result
-
-    def loss(self) -> float:
+    def measure(self) -> Measured:
         """Changes nothing: no gradient, dropout off and back on."""
         import torch
 
-        total = weight = 0.0
+        sums: dict[str, float] = {}
+        weights: dict[str, float] = {}
         set_training(self.model, self.adapter, False)
         try:
-            batches = self.batches()
             with torch.no_grad(), self.precision.autocast():
-                for batch in batches:
-                    total += sum(float(value) for value in self.objective.sums(batch).values())
-                    weight += sum(self.objective.weights(batch).values())
+                for batch in self.batches():
+                    for name, (value, weight) in self.objective.measures(batch).items():
+                        sums[name] = sums.get(name, 0.0) + value
+                        weights[name] = weights.get(name, 0.0) + weight
         finally:
             set_training(self.model, self.adapter, True)
-        return total / weight
+        means = {name: sums[name] / weights[name] for name in sums if weights[name]}
+        loss = sum(factor * means[name] for name, factor in self.objective.coefficients.items())
+        return Measured(loss, self.objective.report(means))
 
 
 class Validation:
@@ -97,15 +90,18 @@ class Validation:
 
     def before(self) -> None:
         if self.state.loss_before is None:
-            self.state.loss_before = self.evaluator.loss()
-            self.emit(Validated(loss=self.state.loss_before, best=False))
+            found = self.evaluator.measure()
+            self.state.loss_before, self.state.metrics_before = found.loss, found.metrics
+            self.emit(Validated(loss=found.loss, best=False, metrics=found.metrics))
 
     def __call__(self, event: Event, step: int) -> None:
         if isinstance(event, StepDone) and (step % self.every_steps == 0 or step == self.total_steps):
             self._validate(step)
 
     def _validate(self, step: int) -> None:
-        loss = self.state.loss_after = self.evaluator.loss()
+        found = self.evaluator.measure()
+        loss = self.state.loss_after = found.loss
+        self.state.metrics_after = found.metrics
         best = self.state.best_loss is None or loss < self.state.best_loss
         if best:
             self.state.best_loss, self.state.best_step = loss, step
@@ -115,7 +111,7 @@ class Validation:
             self.state.validations_without_gain += 1
             if self.patience is not None and self.state.validations_without_gain >= self.patience:
                 self.control.request("finish")
-        self.emit(Validated(loss=loss, best=best))
+        self.emit(Validated(loss=loss, best=best, metrics=found.metrics))
 
     def close(self) -> None:
         pass

@@ -1,0 +1,170 @@
+"""Pictures: stages fill the cache, what is then idle leaves memory, files go to WebUIs."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from lora_scripts.adapters.attach import Adapter, attach
+from lora_scripts.adapters.spec import AdapterSpec
+from lora_scripts.config.schema import RunConfig
+from lora_scripts.core.control import Control
+from lora_scripts.core.events import Emit
+from lora_scripts.core.paths import RunFolder, cache_folder
+from lora_scripts.core.seeds import derive_seed
+from lora_scripts.data.sample import Sample
+from lora_scripts.families._base import Batch, Draw, ImageDescription, ImageFamily, ImageModel, Item
+from lora_scripts.preflight.checks.dataset import DatasetReport
+from lora_scripts.preflight.prepare import Prepared
+
+from .callbacks.validation import VALIDATION_SEED
+from .image_exports import ImageExports
+from .objective import Denoising
+from .precision import Precision
+from .stages import CachedStages
+from .state import TrainingState
+from .task import Opened, PreviewMaker, Progress
+
+if TYPE_CHECKING:
+    import torch
+
+    from .session import Session
+
+DEFAULT_TEXT_ENCODER_RATE = 0.25
+"""Of the learning rate: text encoders forget quickly, and this keeps what a word meant before."""
+
+
+class Pictures:
+    """Samples and what the stages made of them."""
+
+    def __init__(self, samples: Sequence[Sample], stages: CachedStages) -> None:
+        self.samples = samples
+        self.stages = stages
+
+    def key(self, index: int) -> str:
+        return self.samples[index].picture.sha256
+
+    def item(self, index: int) -> Item:
+        return self.stages.item(self.samples[index])
+
+    def name(self, index: int) -> str:
+        return self.samples[index].picture.path.name
+
+
+class ImageTask:
+    def resolve(self, prepared: Prepared) -> dict[str, Any]:
+        config, description = prepared.config, cast(ImageDescription, prepared.description)
+        update: dict[str, Any] = {
+            "resolution": description.resolution if config.resolution == "auto" else config.resolution,
+            "prediction_type": description.prediction_type,
+            "gradient_checkpointing": config.gradient_checkpointing is True,
+        }
+        if config.train_text_encoder and config.text_encoder_learning_rate is None:
+            update["text_encoder_learning_rate"] = config.learning_rate * DEFAULT_TEXT_ENCODER_RATE
+        return update
+
+    def open(self, prepared: Prepared, config: RunConfig, precision: Precision, progress: Progress) -> Opened:
+        family, dataset = cast(ImageFamily, prepared.family), cast(DatasetReport, prepared.dataset)
+        assert prepared.source is not None
+        progress("base", 0, 1)
+        model = family.load(
+            prepared.source,
+            device=precision.device,
+            dtype=precision.dtype,
+            components=config.components,
+            prediction_type=config.prediction_type,
+        )
+        progress("base", 1, 1)
+        trained = family.sheet.text_encoders if config.train_text_encoder else ()
+        stages = CachedStages(
+            family.stages(
+                model, cache_dtype=_cache_dtype(precision), background=config.background, trained=trained
+            ),
+            cache_folder(config.cache_dir),
+        )
+        stages.fill([*dataset.train, *dataset.validation], progress)
+        previews = [*config.preview.prompts, config.preview.negative_prompt] if config.preview.prompts else []
+        encoded = family.prompts(model, previews) if previews and not trained else []
+        _release_idle(model, trained, keep_decoder=bool(previews))
+        targets = config.target_modules
+        spec = AdapterSpec(
+            rank=config.lora_rank,
+            alpha=config.alpha,
+            dropout=config.lora_dropout,
+            targets=tuple(targets) if isinstance(targets, list) else targets,
+        )
+        adapter = attach(model, spec, train_text_encoder=config.train_text_encoder, seed=config.seed)
+        family.set_gradient_checkpointing(model, config.gradient_checkpointing is True)
+        held_out = _HeldOut(family, model, stages, dataset.validation, config.validation.timesteps)
+        return Opened(
+            model=model,
+            adapter=adapter,
+            examples=Pictures(dataset.train, stages),
+            objective=Denoising(family, model),
+            groups=_groups(config, adapter),
+            held_out=held_out if dataset.validation else None,
+            extra=encoded,
+        )
+
+    def previews(self, session: Session, folder: RunFolder, control: Control, emit: Emit) -> PreviewMaker:
+        from .callbacks.preview import Previews
+
+        return Previews(session, folder, control, emit)
+
+    def exports(self, session: Session, state: TrainingState, folder: RunFolder) -> ImageExports:
+        return ImageExports(session, state, folder)
+
+
+TASK = ImageTask()
+
+
+class _HeldOut:
+    """Each held-out picture at ``timesteps`` evenly spread time steps, with noise of its own."""
+
+    def __init__(
+        self,
+        family: ImageFamily,
+        model: ImageModel,
+        stages: CachedStages,
+        samples: Sequence[Sample],
+        timesteps: int,
+    ) -> None:
+        self.family = family
+        self.model = model
+        self.stages = stages
+        self.samples = samples
+        self.timesteps = timesteps
+
+    def __call__(self) -> Iterator[Batch]:
+        length = self.model.schedule.config.num_train_timesteps
+        spread = [int(length * (index + 0.5) / self.timesteps) for index in range(self.timesteps)]
+        for sample in self.samples:
+            item = self.stages.item(sample)
+            draws = [Draw(derive_seed(VALIDATION_SEED, sample.picture.sha256, t), t) for t in spread]
+            yield self.family.collate(self.model, [item] * len(draws), draws)
+
+
+def _cache_dtype(precision: Precision) -> torch.dtype:
+    """Halves are cached as fp16 in both modes: it keeps three more bits than bf16 at the same size."""
+    import torch
+
+    return torch.float32 if precision.mode == "no" else torch.float16
+
+
+def _release_idle(model: ImageModel, trained: tuple[str, ...], *, keep_decoder: bool) -> None:
+    keep = {model.family.sheet.predictor, *trained, *(("vae",) if keep_decoder else ())}
+    model.release(*(name for name in list(model.modules) if name not in keep))
+    gc.collect()
+    if model.device.type == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
+
+
+def _groups(config: RunConfig, adapter: Adapter) -> Mapping[str, tuple[Mapping[str, Any], float]]:
+    """Parameter groups with learning rates: the predictor's, and those of text encoders that are trained."""
+    text = {name: p for name, p in adapter.parameters.items() if name.startswith("text_encoder")}
+    rest = {name: p for name, p in adapter.parameters.items() if name not in text}
+    rate = config.text_encoder_learning_rate or config.learning_rate
+    return {"predictor": (rest, config.learning_rate), "text_encoder": (text, rate)}
