@@ -291,6 +291,14 @@ class TextFamily(Family, Protocol):
         packing: bool = True,
     ) -> TextModel: ...
 
+    def set_gradient_checkpointing(self, model: Any, on: bool, *, offload: bool = False) -> None:
+        """``offload`` keeps what is saved between layers in the computer's memory."""
+        ...
+
+    def packing_is_isolated(self, model: Any, rows: Sequence[Any]) -> bool:
+        """Whether rows (of token numbers) that are laid end to end leave each other alone, tried out."""
+        ...
+
     def hits(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         """As ``predict``, and for each target token (N,) bool whether it was the likeliest. No gradient."""
         ...
