@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lora_scripts.core.seeds import derive_seed
+from lora_scripts.adapters import inject
+from lora_scripts.adapters.spec import AdapterSpec, match_targets
+from lora_scripts.adapters.start import fill, pissa, row_lengths, weight_of
+from lora_scripts.core.problems import Problem, ProblemsError
 from lora_scripts.families._base import Model
 
-from .spec import AdapterSpec, match_targets
-
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 ADAPTER = "default"
@@ -26,14 +24,16 @@ class Adapter:
     """What was attached.
 
     ``parameters``: stable name (``unet.<module>.lora_A.weight``) -> trainable float32 parameter, in the
-    model's order. ``matched``: component -> adapted modules. ``layers``: ``<component>.<module>`` -> PEFT
-    layer.
+    model's order. ``matched``: component -> adapted modules, and parameters such as fused experts. ``layers``:
+    ``<component>.<module>`` -> PEFT layer. ``paths``: the same name -> where its matrices lie, which differs
+    from the name for parameters: ``<path>.lora_A.weight`` is the parameter's name.
     """
 
     spec: AdapterSpec
     parameters: dict[str, nn.Parameter]
     matched: dict[str, list[str]]
     layers: dict[str, Any]
+    paths: dict[str, str] = field(default_factory=dict)
 
     def count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters.values())
@@ -47,80 +47,114 @@ class Adapter:
         return float(self.layers[name].scaling[ADAPTER])
 
 
-def fill(parameter: torch.Tensor, name: str, seed: int) -> None:
-    """Kaiming-uniform with a = sqrt(5) for the first matrix, zeros for the second (Hu et al. 2021, as PEFT
-    and sd-scripts start), each parameter from a generator of its own, so that no other one shifts its
-    values."""
-    import torch
+def check(spec: AdapterSpec, model: Model, matched: dict[str, list[str]]) -> None:
+    """Raises ProblemsError: LS4024 PiSSA on a quantised base, LS4025 DoRA or PiSSA on a layer that has no such
+    thing, LS4026 both together."""
+    from torch import nn
 
-    if ".lora_B." in name:
-        parameter.zero_()
-        return
-    bound = 1.0 / math.sqrt(parameter[0].numel())
-    generator = torch.Generator("cpu").manual_seed(derive_seed(seed, "adapter", name))
-    drawn = torch.empty(parameter.shape, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
-    parameter.copy_(drawn)
+    problems = []
+    if spec.dora and spec.init == "pissa":
+        problems.append(Problem("LS4026"))
+    for component, names in matched.items():
+        module = model.modules[component]
+        experts = set(inject.experts_in(module, names))
+        linear = {n: module.get_submodule(n) for n in names if n not in experts}
+        if spec.init == "pissa":
+            if any(type(part).__name__ in inject.QUANTISED for part in linear.values()):
+                problems.append(Problem("LS4024"))
+            odd = [n for n in names if n in experts or not isinstance(linear[n], nn.Linear)]
+            setting = "init_lora_weights: pissa"
+        else:
+            odd = [name for name in names if name in experts] if spec.dora else []
+            setting = "use_dora: true"
+        if odd:
+            params = {"setting": setting, "layer": odd[0], "count": len(odd)}
+            problems.append(Problem("LS4025", params))
+    if problems:
+        raise ProblemsError(problems)
 
 
-def attach(model: Model, spec: AdapterSpec, *, train_text_encoder: bool = False, seed: int = 0) -> Adapter:
-    """Injects the LoRA into the model's modules; the base stays frozen. The adapter starts without effect
-    and with dropout off (see ``set_training``).
+def attach(
+    model: Model, spec: AdapterSpec, *, train_text_encoder: bool = False, seed: int = 0, lean: bool = False
+) -> Adapter:
+    """Injects the LoRA into the model's modules; the base stays frozen and bit for bit what it was. The
+    adapter starts without effect and with dropout off (see ``set_training``).
 
-    Raises ProblemsError LS4020 to LS4023 where ``spec.targets`` does not fit.
+    ``lean``: linear layers compute through ``adapters.lean``, faster and in less memory than PEFT's own.
+
+    Raises ProblemsError LS4020 to LS4026 where ``spec`` does not fit the base.
     """
     import torch
-    from peft import LoraConfig, inject_adapter_in_model
 
     matched = match_targets(
         model.family.sheet, model.description.modules, spec.targets, train_text_encoder=train_text_encoder
     )
-    parameters: dict[str, nn.Parameter] = {}
-    layers: dict[str, Any] = {}
+    check(spec, model, matched)
+    adapter = Adapter(spec, {}, matched, {})
     for component, names in matched.items():
         module = model.modules[component]
-        config = LoraConfig(
+        inject.inject(
+            module,
+            names,
+            ADAPTER,
             r=spec.rank,
-            lora_alpha=spec.alpha,  # type: ignore[arg-type]
+            lora_alpha=spec.alpha,
             lora_dropout=spec.dropout,
-            target_modules="|".join(re.escape(name) for name in names),
-            init_lora_weights=False,
+            use_rslora=spec.rslora,
+            use_dora=spec.dora,
         )
-        with torch.random.fork_rng(devices=[]):
-            inject_adapter_in_model(config, module, ADAPTER)
         module.eval()
         for name in names:
-            layer = module.get_submodule(name)
-            layers[f"{component}.{name}"] = layer
+            path, layer = inject.find(module, name)
+            adapter.layers[f"{component}.{name}"] = layer
+            adapter.paths[f"{component}.{name}"] = f"{component}.{path}"
             for half in ("lora_A", "lora_B"):
                 inner: Any = getattr(layer, half)[ADAPTER]
                 inner.weight.data = inner.weight.data.to(torch.float32)
-                parameters[f"{component}.{name}.{half}.weight"] = inner.weight
+                adapter.parameters[f"{component}.{path}.{half}.weight"] = inner.weight
+            if spec.dora:
+                magnitude = layer.lora_magnitude_vector[ADAPTER]
+                adapter.parameters[f"{component}.{path}.lora_magnitude_vector"] = magnitude.weight
+    _start(adapter, seed)
+    for parameter in adapter.parameters.values():
+        parameter.requires_grad_(True)
+    if lean or spec.init == "pissa":
+        from lora_scripts.adapters.lean import make_lean
+
+        make_lean(adapter.layers.values())
+    return adapter
+
+
+def _start(adapter: Adapter, seed: int) -> None:
+    import torch
+
     with torch.no_grad():
-        for name, parameter in parameters.items():
-            fill(parameter, name, seed)
-            parameter.requires_grad_(True)
-    return Adapter(spec, parameters, matched, layers)
+        for name, layer in adapter.layers.items():
+            path = adapter.paths[name]
+            first, second = (adapter.parameters[f"{path}.lora_{half}.weight"] for half in "AB")
+            if adapter.spec.init == "pissa":
+                initial = pissa(weight_of(layer), adapter.spec.rank, adapter.scale_of(name), name)
+                for key, parameter, value in zip("AB", (first, second), initial, strict=True):
+                    parameter.copy_(value)
+                    layer.register_buffer(f"lora_start_{key}", parameter.detach().clone(), persistent=False)
+            else:
+                fill(first, f"{path}.lora_A.weight", seed)
+                fill(second, f"{path}.lora_B.weight", seed)
+            if adapter.spec.dora:
+                magnitude = adapter.parameters[f"{path}.lora_magnitude_vector"]
+                magnitude.data = row_lengths(weight_of(layer)).to(magnitude.device)
 
 
 def detach(model: Model, adapter: Adapter) -> None:
     """Takes the LoRA off again; the base is what it was before ``attach``."""
-    for name, layer in adapter.layers.items():
-        component, _, path = name.partition(".")
-        owner, _, leaf = path.rpartition(".")
-        parent = model.modules[component].get_submodule(owner)
-        if leaf.isdigit():
-            parent[int(leaf)] = layer.base_layer  # type: ignore[operator]
-        else:
-            setattr(parent, leaf, layer.base_layer)
-    for component in adapter.matched:
-        if hasattr(model.modules[component], "peft_config"):
-            delattr(model.modules[component], "peft_config")
+    for component, names in adapter.matched.items():
+        inject.eject(model.modules[component], names)
 
 
 @contextmanager
 def scaled(adapter: Adapter, strength: float) -> Iterator[None]:
-    """The adapter at ``strength`` times its effect, as a WebUI's ``<lora:NAME:strength>``; 0 is the bare
-    base."""
+    """The adapter at ``strength`` times its effect, as a WebUI's ``<lora:NAME:strength>``. Of a DoRA, whose
+    lengths are no sum, ``B @ A`` alone is scaled."""
     before = {name: layer.scaling[ADAPTER] for name, layer in adapter.layers.items()}
     try:
         for name, layer in adapter.layers.items():
@@ -131,26 +165,26 @@ def scaled(adapter: Adapter, strength: float) -> Iterator[None]:
             layer.scaling[ADAPTER] = before[name]
 
 
+@contextmanager
+def switched_off(layers: Iterable[Any]) -> Iterator[None]:
+    """PEFT layers that for a while pass on what their base layers give, bit for bit."""
+    before = [(layer, layer._disable_adapters) for layer in layers]
+    try:
+        # PEFT's own switch also sets requires_grad, and so would end the training of what it switches
+        for layer, _ in before:
+            layer._disable_adapters = True
+        yield
+    finally:
+        for layer, off in before:
+            layer._disable_adapters = off
+
+
 def disabled(adapter: Adapter) -> Any:
-    """A context in which the model is the bare base."""
-    return scaled(adapter, 0.0)
+    """A context in which the model is the bare base, bit for bit."""
+    return switched_off(list(adapter.layers.values()))
 
 
 def set_training(model: Model, adapter: Adapter, on: bool) -> None:
     """Switches the adapter's dropout (and with it the recomputation of activations) on or off."""
     for component in adapter.matched:
         model.modules[component].train(on)
-
-
-def effect_norms(adapter: Adapter) -> dict[str, float]:
-    """Layer -> Frobenius norm of ``scale * B @ A``, without forming the product."""
-    import torch
-
-    norms = {}
-    with torch.no_grad():
-        for name in adapter.layers:
-            first = adapter.parameters[f"{name}.lora_A.weight"].flatten(1).double()
-            second = adapter.parameters[f"{name}.lora_B.weight"].flatten(1).double()
-            product = (first @ first.T) * (second.T @ second)
-            norms[name] = adapter.scale_of(name) * float(product.sum().clamp_min(0).sqrt())
-    return norms

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from lora_scripts.core.lookup import did_you_mean
 from lora_scripts.core.problems import Problem, ProblemsError
@@ -16,19 +19,26 @@ REGEX = frozenset("*+?()[]{}|^$\\")
 
 @dataclass(frozen=True)
 class AdapterSpec:
-    """A LoRA: ``scale = alpha / rank``.
+    """A LoRA (Hu et al. 2021).
 
     ``targets``: ``"auto"`` (the family's default), the name of a preset, or names and regular expressions.
+    ``rslora``: scaled by the rank's root (Kalajdzievski 2023). ``dora``: a length for each output is learnt
+    beside the direction (Liu et al. 2024). ``init``: ``"default"`` starts without effect from random
+    directions, ``"pissa"`` from the largest singular values of the weights (Meng et al. 2024).
     """
 
     rank: int
     alpha: float
     dropout: float = 0.0
     targets: str | tuple[str, ...] = "auto"
+    rslora: bool = False
+    dora: bool = False
+    init: Literal["default", "pissa"] = "default"
 
     @property
     def scale(self) -> float:
-        return self.alpha / self.rank
+        """What stands in front of ``B @ A``: ``alpha / rank``, of rsLoRA ``alpha / sqrt(rank)``."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 
 def _matches(pattern: str, component: str, module: str) -> bool:
@@ -39,21 +49,29 @@ def _matches(pattern: str, component: str, module: str) -> bool:
     return re.fullmatch(pattern, module) is not None or re.fullmatch(pattern, full) is not None
 
 
+def _leaves(modules: Iterable[str]) -> list[str]:
+    """The last parts of the names, the most frequent first: the layers that every block has."""
+    counted = Counter(name.rsplit(".", 1)[-1] for name in modules)
+    return [leaf for leaf, _ in counted.most_common() if not leaf.isdigit()]
+
+
 def _by_list(
     patterns: Iterable[str], modules: Mapping[str, Mapping[str, tuple[int, ...]]], components: Iterable[str]
 ) -> dict[str, list[str]]:
     matched: dict[str, list[str]] = {name: [] for name in components}
     problems: list[Problem] = []
+    leaves = _leaves(m for c in matched for m in modules[c])
+    usual = leaves[0] if leaves else "all-linear"
     for pattern in patterns:
         try:
             re.compile(pattern)
         except re.error as error:
-            problems.append(Problem("LS4021", {"pattern": pattern, "reason": str(error)}))
+            params = {"pattern": pattern, "reason": str(error), "near": usual}
+            problems.append(Problem("LS4021", params))
             continue
         found = {c: [m for m in modules[c] if _matches(pattern, c, m)] for c in matched}
         if not any(found.values()):
-            leaves = {m.rsplit(".", 1)[-1] for c in matched for m in modules[c]} - {"0", "2"}
-            near = did_you_mean(pattern, leaves, cutoff=50.0) or "to_q"
+            near = did_you_mean(pattern, leaves, cutoff=50.0) or usual
             problems.append(Problem("LS4022", {"pattern": pattern, "near": near}))
         for component, names in found.items():
             matched[component] += names

@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import json
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,7 +126,7 @@ def base_state(module: nn.Module) -> dict[str, torch.Tensor]:
     """Weights and buffers of the base under their own names, whether or not adapters are attached."""
     state: dict[str, Any] = dict(module.named_parameters(remove_duplicate=False))
     state |= dict(module.named_buffers(remove_duplicate=False))
-    return {n.replace(".base_layer.", "."): t.detach() for n, t in state.items() if ".lora_" not in n}
+    return {re.sub(r"\.(base_layer\.)+", ".", n): t.detach() for n, t in state.items() if ".lora_" not in n}
 
 
 def hash_of_module(module: nn.Module) -> str:
@@ -143,9 +144,16 @@ def hash_of_module(module: nn.Module) -> str:
 
 
 def weight_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Module name -> shape of its weight, for the layers that an adapter can be attached to."""
+    """Module name -> shape of its weight, for the layers that an adapter can be attached to; the fused weights
+    of a mixture's experts, which are parameters (experts, ., .) and no modules, under their own names."""
     from torch import nn
 
-    return {
-        n: tuple(m.weight.shape) for n, m in module.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)
-    }
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Linear | nn.Conv2d):
+            shapes[name] = tuple(part.weight.shape)
+        elif "expert" in type(part).__name__.lower():
+            for leaf, weight in part.named_parameters(recurse=False):
+                if weight.ndim == 3:
+                    shapes[f"{name}.{leaf}"] = tuple(weight.shape)
+    return shapes
