@@ -18,6 +18,8 @@ def wanted(files: Iterable[str]) -> list[str]:
     """What to download of a repository's ``files``: configurations, tokenizers, one variant of the
     weights."""
     names = sorted(files)
+    if "model_index.json" not in names:
+        return _language_model(names)
     chosen = [name for name in names if name == "model_index.json"]
     folders = sorted({name.split("/")[0] for name in names if name.count("/") == 1} - set(SKIPPED))
     for folder in folders:
@@ -29,14 +31,50 @@ def wanted(files: Iterable[str]) -> list[str]:
     return chosen
 
 
+def _language_model(names: list[str]) -> list[str]:
+    """Of a Transformers repository: what lies on top, without pickles and other programs' copies."""
+    top = [name for name in names if "/" not in name]
+    weights = [n for n in top if n.endswith(".safetensors") and not n.startswith("consolidated")]
+    return [name for name in top if name.endswith((*TEXTS, ".jinja"))] + weights
+
+
 def complete(folder: Path) -> bool:
     """Whether every part that the folder's index names has its weights; an interrupted download has not."""
     index = folder / "model_index.json"
     if not index.is_file():
-        return False
+        return _whole_language_model(folder)
     parts = [name for name, value in json.loads(index.read_text("utf-8")).items() if isinstance(value, list)]
     models = [name for name in parts if name not in SKIPPED and (folder / name / "config.json").is_file()]
     return bool(models) and all(any((folder / name).glob("*.safetensors")) for name in models)
+
+
+def _whole_language_model(folder: Path) -> bool:
+    if not (folder / "config.json").is_file():
+        return False
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+        return all((folder / shard).is_file() for shard in shards)
+    return any(folder.glob("*.safetensors"))
+
+
+def fetch_from_modelscope(repo: str) -> Path:
+    """The local snapshot folder of a ModelScope repository, through its own library.
+
+    Raises ProblemsError: LS4018 the library is missing, LS4006 the repository cannot be had.
+    """
+    try:
+        from modelscope import snapshot_download  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise ProblemsError(Problem("LS4018", {"repo": repo})) from error
+    patterns = ["*.safetensors", "*.jinja", *(f"*{ending}" for ending in TEXTS)]
+    try:
+        return Path(snapshot_download(repo, allow_patterns=patterns))
+    except (OSError, ValueError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise ProblemsError(
+            Problem("LS4006", {"repo": repo, "endpoint": "ModelScope", "reason": reason})
+        ) from error
 
 
 def fetch(repo: str) -> Path:

@@ -12,6 +12,8 @@ from lora_scripts.core.lookup import did_you_mean
 from lora_scripts.core.problems import Problem
 from lora_scripts.preflight.machine import Machine, existing_parent
 
+TEMPLATE_ENDINGS = (".jinja", ".jinja2", ".j2", ".txt")
+DATA_ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
 WEIGHT_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 MAX_SIBLINGS = 5000
 SMALL_RUN = 200 * 2**20
@@ -33,11 +35,7 @@ def without_repeats(problems: Sequence[Problem]) -> list[Problem]:
 
 
 def check_paths(machine: Machine, config: RunConfig) -> list[Problem]:
-    problems = _folder("train_data_dir", config.train_data_dir)
-    if config.metadata_path is not None:
-        problems += _file("metadata_path", config.metadata_path)
-    if config.validation.data_dir is not None:
-        problems += _folder("validation.data_dir", config.validation.data_dir)
+    problems = _texts(config) if config.task_type == "text-generation" else _pictures(config)
     if looks_local(config.base_model):
         problems += _exists("base_model", config.base_model)
     for name, text in config.components.items():
@@ -46,13 +44,40 @@ def check_paths(machine: Machine, config: RunConfig) -> list[Problem]:
     return problems + _output(machine, config)
 
 
+def _pictures(config: RunConfig) -> list[Problem]:
+    problems = _folder("train_data_dir", config.train_data_dir)
+    if config.metadata_path is not None:
+        problems += _file("metadata_path", config.metadata_path)
+    if config.validation.data_dir is not None:
+        problems += _folder("validation.data_dir", config.validation.data_dir)
+    return problems
+
+
+def _texts(config: RunConfig) -> list[Problem]:
+    """Files, folders and hub ids alike; of ``train_data_dir`` only where nothing else says what to read."""
+    given = {
+        "metadata_path": config.metadata_path,
+        "validation.data_dir": config.validation.data_dir,
+        **{f"datasets.{number}.path": entry.path for number, entry in enumerate(config.datasets)},
+    }
+    if config.metadata_path is None and not config.datasets:
+        given["train_data_dir"] = config.train_data_dir
+    problems = []
+    for key, text in given.items():
+        if text is not None and looks_local(text):
+            problems += _exists(key, text)
+    if config.chat_template is not None and config.chat_template.endswith(TEMPLATE_ENDINGS):
+        problems += _file("chat_template", config.chat_template)
+    return problems
+
+
 def looks_local(text: str) -> bool:
-    """Whether a model's name is a path: a hub id is ``owner/name``, and ``builtin:`` is neither."""
-    if text.startswith("builtin:"):
+    """Whether a model's or data set's name is a path. A hub id is ``owner/name``; ``builtin:`` is neither."""
+    if text.startswith(("builtin:", "modelscope:")):
         return False
     if text.startswith((".", "/", "~")) or "\\" in text or re.match(r"[A-Za-z]:", text):
         return True
-    if text.lower().endswith(WEIGHT_ENDINGS) or Path(text).exists():
+    if text.lower().endswith(WEIGHT_ENDINGS + DATA_ENDINGS) or Path(text).exists():
         return True
     return text.count("/") != 1
 
