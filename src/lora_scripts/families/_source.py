@@ -14,10 +14,12 @@ from lora_scripts.core.lookup import did_you_mean, plugin, plugin_names
 from lora_scripts.core.problems import Location, Problem, ProblemsError
 
 from ._base import Family
+from ._fetched import NAME as DEMO_CHAT
+from ._fetched import fetch_demo_chat
 from ._header import Header, read_header
 from ._signatures import signature, title
 
-BUILTIN = "builtin:"
+BUILTIN, MODELSCOPE = "builtin:", "modelscope:"
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 HASH_WHOLE = 256 * 2**20
@@ -49,7 +51,8 @@ class Source:
     def name(self) -> str:
         """What a person calls it: the file's or folder's name, the hub id, ``builtin:demo``."""
         hub = HUB_ID.match(self.given) and not Path(self.given).exists()
-        return self.given if self.builtin or hub else self.path.name
+        named = self.builtin or hub or self.given.startswith(MODELSCOPE)
+        return self.given if named else self.path.name
 
     def fingerprint(self) -> dict[str, Any]:
         """Kind, size and a content hash of every weights file (of samples, in files over 256 MB)."""
@@ -132,17 +135,24 @@ def _file(given: str, path: Path) -> Source:
 
 
 def resolve(base_model: str) -> Source:
-    """Finds a base: ``builtin:NAME``, a Diffusers folder, a single ``.safetensors`` file, or a hub id.
+    """Finds a base: ``builtin:NAME``, a Diffusers or Transformers folder, a ``.safetensors`` or ``.gguf``
+    file, a hub id, or ``modelscope:OWNER/NAME``.
 
-    Only a hub id that is not in the local cache reaches for the network. Raises ProblemsError LS4001 to
-    LS4006, LS4014.
+    Only a hub id that is not in the local cache, and ``builtin:demo-chat`` the first time, reach for the
+    network. Raises ProblemsError LS4001 to LS4006, LS4014, LS4380 to LS4382.
     """
     if base_model.startswith(BUILTIN):
         name = base_model.removeprefix(BUILTIN)
+        if name == DEMO_CHAT:
+            return _transformers(base_model, fetch_demo_chat())
         path = Path(__file__).parents[1] / "builtin" / f"{name}_base"
         if not (path / "model_index.json").is_file():
-            raise _stop("LS4001", base_model, hint="builtin:demo")
+            raise _stop("LS4001", base_model, hint=f"{BUILTIN}demo, {BUILTIN}{DEMO_CHAT}")
         return _folder(base_model, path)
+    if base_model.startswith(MODELSCOPE):
+        from ._hub import fetch_from_modelscope
+
+        return _folder(base_model, fetch_from_modelscope(base_model.removeprefix(MODELSCOPE)))
     path = Path(base_model).expanduser()
     if path.is_file():
         return _file(base_model, path)
