@@ -227,3 +227,42 @@ def test_sniffing_imports_no_torch(single):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "sd15"
+
+
+def test_a_language_model_is_downloaded_without_pickles_and_other_programs_copies():
+    files = [
+        "config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json", "pytorch_model.bin", "consolidated.safetensors", "tokenizer.json",
+        "tokenizer.model", "chat_template.jinja", "README.md", "original/model.safetensors", "modeling_x.py",
+    ]  # fmt: skip
+    assert wanted(files) == [
+        "chat_template.jinja", "config.json", "model.safetensors.index.json", "tokenizer.json",
+        "tokenizer.model", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
+    ]  # fmt: skip
+
+
+def test_an_interrupted_download_of_a_language_model_is_not_whole(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    (tmp_path / shards["a"]).write_bytes(b"x")
+    assert not complete(tmp_path)
+    (tmp_path / shards["b"]).write_bytes(b"x")
+    assert complete(tmp_path)
+
+
+def test_a_modelscope_model_comes_through_its_own_library(tmp_path, monkeypatch):
+    import sys
+    import types
+
+    with_hub = types.ModuleType("modelscope")
+    asked = []
+    with_hub.snapshot_download = lambda repo, allow_patterns: asked.append(repo) or str(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    header_only(tmp_path / "model.safetensors", LLM)
+    monkeypatch.setitem(sys.modules, "modelscope", with_hub)
+    source = _source.resolve("modelscope:Qwen/Qwen3-4B")
+    assert asked == ["Qwen/Qwen3-4B"]
+    assert (source.kind, source.name) == ("transformers", "modelscope:Qwen/Qwen3-4B")
+    monkeypatch.setitem(sys.modules, "modelscope", None)
+    assert code_of(lambda: _source.resolve("modelscope:Qwen/Qwen3-4B")) == "LS4018"
