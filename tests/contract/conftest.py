@@ -171,3 +171,80 @@ def trained(tmp_path_factory, tiny_base) -> Desk:
     done = process(ROOT / "train.py", "--config", config.name, cwd=root)
     assert done.code == 0, done.text
     return desk
+
+
+QUESTIONS = ("Where is my parcel", "How long is the guarantee", "When do you open", "Can I return a kettle")
+
+
+def write_rows(path: Path, count: int = 24) -> None:
+    """Question-answer pairs in OpenAI's form, all different."""
+    with open(path, "w", encoding="utf-8") as handle:
+        for number in range(count):
+            turns = [
+                {"role": "user", "content": f"{QUESTIONS[number % 4]}, please? I am customer {number}."},
+                {"role": "assistant", "content": f"Dear customer {number}, within two days. 请放心。"},
+            ]
+            handle.write(json.dumps({"messages": turns}, ensure_ascii=False) + "\n")
+
+
+@pytest.fixture(scope="session")
+def tiny_chat_base(tmp_path_factory) -> Path:
+    from tests.texts.small import write_model
+
+    return write_model(tmp_path_factory.mktemp("chat") / "tiny-chat", "llama")
+
+
+@dataclass
+class TextDesk(Desk):
+    """The same desk with rows of text and a small language model."""
+
+    def config(self, name: str = "run.yaml", **changes: object) -> Path:
+        values: dict[str, object] = {
+            "task_type": "text-generation",
+            "metadata_path": "./rows.jsonl",
+            "base_model": str(self.base),
+            "lora_rank": 4,
+            "batch_size": 4,
+            "max_steps": 8,
+            "learning_rate": 2e-3,
+            "output_dir": "./output/voice",
+            "save_steps": 4,
+            "cache_dir": "./cache",
+            "mixed_precision": "no",
+            **changes,
+        }
+        lines = [f"{key}: {json.dumps(value)}" for key, value in values.items() if value is not None]
+        path = self.root / name
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return path
+
+    def result(self, output: str = "output/voice") -> dict:
+        return super().result(output)
+
+
+@pytest.fixture(scope="module")
+def make_text_desk(tmp_path_factory, tiny_chat_base) -> Callable[[], TextDesk]:
+    def make() -> TextDesk:
+        root = tmp_path_factory.mktemp("text")
+        write_rows(root / "rows.jsonl")
+        return TextDesk(root, tiny_chat_base)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def text_desk(make_text_desk) -> TextDesk:
+    return make_text_desk()
+
+
+@pytest.fixture(scope="session")
+def trained_voice(tmp_path_factory, tiny_chat_base) -> TextDesk:
+    """One finished text run with previews, from a shell, that several rows look at."""
+    root = tmp_path_factory.mktemp("voice")
+    write_rows(root / "rows.jsonl")
+    desk = TextDesk(root, tiny_chat_base)
+    config = desk.config(preview={"prompts": ["Where is my parcel?"], "max_new_tokens": 8})
+    done = process(ROOT / "train.py", "--config", config.name, cwd=root)
+    assert done.code == 0, done.text
+    (root / "said.txt").write_text(done.text, encoding="utf-8")
+    return desk
