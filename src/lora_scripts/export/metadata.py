@@ -13,6 +13,7 @@ from lora_scripts.families._source import Source
 
 from .facts import ExportFacts
 from .tensors_file import header_bytes, in_order, raw
+from .text_facts import TextFacts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,7 +109,7 @@ def spec_metadata(model: Model, facts: ExportFacts, body_hash: str) -> dict[str,
     return {f"modelspec.{name}": value for name, value in found.items()}
 
 
-def own_metadata(model: Model, facts: ExportFacts) -> dict[str, str]:
+def own_metadata(model: Model, facts: ExportFacts | TextFacts) -> dict[str, str]:
     """What rebuilds the run: its configuration, and which data, base and versions it saw."""
     described = model.description
     return {

@@ -1,0 +1,111 @@
+"""The model card of a text LoRA: what it is, how to use it, how it was made, what it was measured at."""
+
+from __future__ import annotations
+
+import json
+
+from lora_scripts.adapters.attach import Adapter
+from lora_scripts.core.catalogue import say
+from lora_scripts.families._base import TextModel
+
+from .text_facts import TextFacts
+
+SETTINGS = (
+    "learning_rate",
+    "optimizer",
+    "lr_scheduler",
+    "batch_size",
+    "gradient_accumulation_steps",
+    "max_length",
+    "loss_on",
+    "quantization",
+    "seed",
+)
+MEASURES = ("loss", "perplexity", "accuracy")
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def card_text(model: TextModel, adapter: Adapter, facts: TextFacts) -> str:
+    """Markdown with the front matter that model hubs read, in the language in use."""
+    described, sheet = model.description, model.family.sheet
+    base = described.source.name
+    lines = [
+        "---",
+        f"base_model: {json.dumps(base, ensure_ascii=False)}",
+        "library_name: peft",
+        "pipeline_tag: text-generation",
+        "tags:",
+        "- lora",
+        f"- {described.model_type}",
+        "---",
+        "",
+        f"# {facts.name}",
+        "",
+        say("text.card.what", title=sheet.title, base=base),
+        "",
+        f"## {say('export.card.use')}",
+        "",
+        say("text.card.talk"),
+        "",
+        "```",
+        f"lora-scripts chat --base {base} --lora .",
+        "```",
+        "",
+        "Transformers + PEFT:",
+        "",
+        "```python",
+        "from peft import AutoPeftModelForCausalLM",
+        "from transformers import AutoTokenizer",
+        "",
+        f'model = AutoPeftModelForCausalLM.from_pretrained("{facts.name}")',
+        f'tokenizer = AutoTokenizer.from_pretrained("{facts.name}")',
+        "```",
+        "",
+        "vLLM:",
+        "",
+        "```",
+        f"vllm serve {base} --enable-lora --max-lora-rank {max(16, adapter.spec.rank)}"
+        f" --lora-modules {facts.name}=./{facts.name}",
+        "```",
+        "",
+        "llama.cpp, Ollama:",
+        "",
+        "```",
+        f"lora-scripts export --to gguf --lora . --output {facts.name}.gguf",
+        f"llama-server -m BASE.gguf --lora {facts.name}.gguf",
+        f"ollama create {facts.name} -f Modelfile",
+        "```",
+        "",
+        say("text.card.merge"),
+        "",
+        f"## {say('export.card.made')}",
+        "",
+        "| | |",
+        "|---|---|",
+    ]
+    rows = [
+        (say("export.card.base"), base),
+        (say("export.card.rank"), f"{adapter.spec.rank} / {adapter.spec.alpha:g}"),
+        (say("export.card.layers"), str(len(adapter.layers))),
+        (say("text.card.objective"), facts.objective),
+        (say("text.card.rows"), str(facts.rows)),
+        (say("text.card.tokens"), str(facts.tokens)),
+        (say("export.card.steps"), f"{facts.step} / {facts.total_steps}"),
+        (say("text.card.epochs"), f"{facts.epochs:g}"),
+        *((f"`{key}`", str(facts.config[key])) for key in SETTINGS if facts.config.get(key) is not None),
+    ]
+    lines += [f"| {name} | {value} |" for name, value in rows]
+    if facts.after:
+        lines += ["", f"## {say('text.card.held_out')}", ""]
+        lines += [f"| | {say('text.card.before')} | {say('text.card.after')} |", "|---|---|---|"]
+        lines += [
+            f"| {say(f'text.card.measure.{name}')} | {_figure(facts.before.get(name))} | "
+            f"{_figure(facts.after.get(name))} |"
+            for name in MEASURES
+            if name in facts.after
+        ]
+    lines += ["", say("text.card.repeat"), ""]
+    return "\n".join(lines)
