@@ -1,0 +1,66 @@
+"""Which layers of a language model a LoRA adapts: presets by the names that the architectures use."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_BLOCK = r"(?:.+\.)?(?:layers|h|blocks|block)\.\d+\.(?:.+\.)?"
+"""Within a block of the stack: head, embeddings and projectors of other parts stand outside."""
+_NEVER = r"(?!.*(?:vision|visual|audio|image|multi_modal|router|indexer))"
+"""Parts that see and hear, and what sends tokens to experts or picks keys: training it unbalances them."""
+_ROUTERS = r"(?!(?:gate|shared_expert_gate|wg)$)"
+
+ATTENTION = (
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "out_proj",
+    "qkv_proj",  # phi3
+    "query_key_value",  # gpt_neox, falcon, bloom
+    "c_attn",  # gpt_bigcode
+    "attn.c_proj",
+    "Wqkv",  # mpt, dbrx
+    "dense",  # gpt_neox, falcon, phi
+    "q_a_proj",  # deepseek, minicpm3, glm4_moe_lite: latent attention
+    "q_b_proj",
+    "kv_a_proj_with_mqa",
+    "kv_b_proj",
+    "in_proj_qkvz",  # qwen3_next: linear attention
+    "in_proj_ba",
+    "in_proj_qkv",  # qwen3_5
+    "in_proj_z",
+    "in_proj_b",
+    "in_proj_a",
+)
+
+
+def _block(leaves: str) -> dict[str, tuple[str, ...]]:
+    return {"model": (_NEVER + _BLOCK + leaves,)}
+
+
+PRESETS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "all-linear": _block(_ROUTERS + r"[^.]+"),
+    "attention": _block(f"(?:{'|'.join(map(re.escape, ATTENTION))})"),
+    "attention-qv": _block("(?:q_proj|q_b_proj|v_proj|kv_b_proj|qkv_proj|query_key_value|c_attn|Wqkv)"),
+}
+"""Preset -> component -> regular expressions of whole module names, as a ``Sheet`` holds them. Only linear
+layers are asked, so that ``all-linear`` is every one in the stack of blocks but a router."""
+
+EXPERTS = re.compile(_BLOCK + r"experts\.(?:gate_up_proj|down_proj|gate_proj|up_proj)")
+"""Experts that are one parameter for all, (experts, ., .), not layers of their own."""
+
+
+def fused_experts(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Name of each fused expert parameter -> its shape: what PEFT calls ``target_parameters``. They are no
+    linear layers, so that no list of modules has them."""
+    return {
+        name: tuple(parameter.shape)
+        for name, parameter in module.named_parameters()
+        if parameter.ndim == 3 and EXPERTS.fullmatch(name)
+    }
