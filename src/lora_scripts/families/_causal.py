@@ -131,9 +131,9 @@ class CausalFamily:
 
     def collate(self, model: Any, items: Sequence[Item], draws: Sequence[Draw] = ()) -> Batch:
         """See ``_text_batch.collate``; a preference pair gives two sequences."""
-        from ._text_batch import collate, sequences
+        from ._text_batch import batch_of
 
-        return collate(sequences(items), packing=model.packing)
+        return batch_of(items, packing=model.packing)
 
     def predict(self, model: Any, batch: Batch) -> Tensor:
         """Log-probabilities of the target tokens, (N,) float32, with gradient."""
@@ -154,6 +154,10 @@ class CausalFamily:
         with torch.no_grad():
             states = _states(model, batch).flatten(0, 1).index_select(0, at)
             return hits(states, labels, model.head)
+
+    def packing_is_isolated(self, model: Any, rows: Sequence[Any]) -> bool:
+        """See ``packing_is_isolated``."""
+        return packing_is_isolated(model, rows)
 
     def set_gradient_checkpointing(self, model: Any, on: bool, offload: bool = False) -> None:
         """Recomputes each block in the backward pass. ``offload``: what is kept for it, block inputs or all

@@ -23,6 +23,16 @@ def sequences(items: Sequence[Item]) -> list[tuple[Tensor, Tensor]]:
     return found
 
 
+def batch_of(items: Sequence[Item], *, packing: bool) -> Batch:
+    """Items as one batch, see ``collate``; with ``references`` (2P,) where preference pairs bring them."""
+    import torch
+
+    batch = collate(sequences(items), packing=packing)
+    if items and "references" in items[0]:
+        batch["references"] = torch.cat([item["references"] for item in items])
+    return batch
+
+
 def _as(values: Any, dtype: str) -> Tensor:
     import torch
 

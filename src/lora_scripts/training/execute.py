@@ -169,8 +169,8 @@ class Run:
                 adapter_parameters=session.adapter.count(),
             )
         )
-        for problem in session.notes:
-            self.bus.emit(Noted(code=problem.code, text=render(problem)))
+        for note in session.notes:
+            self.bus.emit(note)
         exports = session.task.exports(session, state, self.folder)
         saving = self._watch(session, exports)
         if state.step:  # a process killed between checkpoint and export left the second one out

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_scripts.adapters.attach import Adapter, set_training
 from lora_scripts.config.schema import RunConfig
-from lora_scripts.core.problems import Problem
+from lora_scripts.core.events import Noted
 from lora_scripts.families._base import Family, Model
 from lora_scripts.preflight.prepare import Prepared, Report
 
@@ -79,7 +79,7 @@ class Session:
     job: Job
     evaluator: Evaluator | None
     extra: Any
-    notes: list[Problem]
+    notes: list[Noted]
 
 
 def open_session(

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lora_scripts.adapters.attach import Adapter
 from lora_scripts.config.schema import RunConfig
 from lora_scripts.core.control import Control
-from lora_scripts.core.events import Emit
+from lora_scripts.core.events import Emit, Noted
 from lora_scripts.core.paths import RunFolder
-from lora_scripts.core.problems import Problem
 from lora_scripts.families._base import Batch, Item, Model
 from lora_scripts.preflight.prepare import Prepared
 
@@ -59,7 +58,7 @@ class Opened:
     groups: Mapping[str, tuple[Mapping[str, Any], float]]
     held_out: Callable[[], Iterable[Batch]] | None
     extra: Any = None
-    notes: list[Problem] = field(default_factory=list)
+    notes: list[Noted] = field(default_factory=list)
 
 
 class Exports(Protocol):

@@ -1,4 +1,4 @@
-"""The LoRA folders that a text run leaves: one at each save, the best, and ``output_dir`` itself at the end."""
+"""The LoRA folders that a text run leaves: one at each save, the best one, and ``output_dir`` itself."""
 
 from __future__ import annotations
 

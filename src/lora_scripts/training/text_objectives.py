@@ -1,4 +1,4 @@
-"""What a language model minimises: answers as they are (sft), or chosen answers over rejected ones (dpo, orpo).
+"""What a language model minimises: answers as they are (sft), or the better of two answers (dpo, orpo).
 
 A pair is two sequences of a batch: 2k the chosen answer, 2k + 1 the rejected one, each behind its prompt.
 """
@@ -40,7 +40,7 @@ class Answers:
 
 
 def by_sequence(scores: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Log-probabilities (N,) of tokens -> for each pair (P,) the sum over the chosen, and over the rejected."""
+    """Log-probabilities (N,) of tokens -> (P,) sums over each pair's chosen and over its rejected answer."""
     import torch
 
     rows = batch["rows"].to(scores.device)
@@ -63,7 +63,7 @@ def _lengths(batch: Batch) -> tuple[Tensor, Tensor]:
 
 class DirectPreference:
     """DPO (Rafailov et al. 2023, eq. 7): -log sigmoid(beta x (how much more than the base the model prefers
-    the chosen answer)); weight = pairs. The base's log-probabilities come with the batch as ``references``."""
+    the chosen answer)); weight = pairs. The base's log-probabilities come as ``references``."""
 
     coefficients: Mapping[str, float] = {"preference": 1.0}
 

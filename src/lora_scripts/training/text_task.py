@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 from lora_scripts.adapters.attach import Adapter, attach, disabled
 from lora_scripts.adapters.spec import AdapterSpec
 from lora_scripts.config.schema import RunConfig
+from lora_scripts.core.catalogue import render, say
 from lora_scripts.core.control import Control
-from lora_scripts.core.events import Emit
+from lora_scripts.core.events import Emit, Noted
 from lora_scripts.core.paths import RunFolder, cache_folder
 from lora_scripts.core.problems import Problem
 from lora_scripts.data.token_table import TokenRow, TokenTable
@@ -116,9 +117,7 @@ class TextTask:
             update["gradient_checkpointing"] = sum(description.parameters.values()) >= LARGE
         return update
 
-    def open(
-        self, prepared: Prepared, config: RunConfig, precision: Precision, progress: Progress
-    ) -> Opened:
+    def open(self, prepared: Prepared, config: RunConfig, precision: Precision, progress: Progress) -> Opened:
         family, report = cast(TextFamily, prepared.family), cast(TextReport, prepared.dataset)
         assert prepared.source is not None
         progress("base", 0, 1)
@@ -130,7 +129,7 @@ class TextTask:
             packing=config.packing,
         )
         progress("base", 1, 1)
-        notes = _isolation(family, model, report, precision)
+        notes = _isolation(family, model, report, config)
         targets = config.target_modules
         spec = AdapterSpec(
             rank=config.lora_rank,
@@ -204,20 +203,16 @@ def _groups(config: RunConfig, adapter: Adapter) -> dict[str, tuple[dict[str, An
     return {"model": (first, rate), "model_B": (second, rate * ratio)}
 
 
-def _isolation(
-    family: TextFamily, model: TextModel, report: TextReport, precision: Precision
-) -> list[Problem]:
+def _isolation(family: TextFamily, model: TextModel, report: TextReport, config: RunConfig) -> list[Noted]:
     """Rows that are laid end to end must not see each other: tried out on the user's own, on this model."""
-    if not model.packing:
+    if not config.packing:
         return []
-    rows = [report.table.row(int(number)) for number in report.train[:PROBE_ROWS]]
-    ids = [row.ids[:PROBE_TOKENS] for row in rows]
-    with precision.autocast():
-        isolated = family.packing_is_isolated(model, ids)
-    if isolated:
-        return []
+    rows = [report.table.row(int(number)).ids[:PROBE_TOKENS] for number in report.train[:PROBE_ROWS]]
+    if model.packing and (len(rows) < PROBE_ROWS or family.packing_is_isolated(model, rows)):
+        return [Noted(code="", text=say("run.packing_isolated", rows=len(rows)))]
     model.packing = False
-    return [Problem("LS5008", {"family": model.description.model_type}, severity="warning")]
+    problem = Problem("LS5008", {"family": model.description.model_type}, severity="warning")
+    return [Noted(code=problem.code, text=render(problem))]
 
 
 def _references(
@@ -242,5 +237,7 @@ def _references(
             chosen, rejected = by_sequence(family.predict(model, batch), batch)
         return {"references": torch.cat([chosen, rejected]).float().cpu()}
 
-    references.fill([Texts(report.table, rows) for rows in (report.train, report.validation)], score, progress)
+    references.fill(
+        [Texts(report.table, rows) for rows in (report.train, report.validation)], score, progress
+    )
     return references
