@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lora_scripts.core.catalogue import say
 from lora_scripts.core.events import Emit, Exported
 from lora_scripts.core.paths import ADAPTER_CONFIG, ADAPTER_WEIGHTS, RunFolder
-from lora_scripts.export.peft_folder import read_back_peft, write_peft
+from lora_scripts.export.peft_folder import write_peft
 from lora_scripts.export.text_facts import TextFacts
+from lora_scripts.export.text_proof import read_back_peft
+from lora_scripts.families._base import TextModel
 from lora_scripts.preflight.checks.texts import TextReport
 
 from . import records
@@ -49,12 +52,15 @@ class TextExports:
             after=_figures(state.loss_after, state.metrics_after),
         )
 
+    def _export(self, path: Path) -> None:
+        write_peft(path, cast(TextModel, self.session.model), self.session.adapter, self.facts())
+
     def has(self, step: int) -> bool:
         return (self.folder.adapter(step) / ADAPTER_CONFIG).exists()
 
     def write(self, step: int) -> Path:
         path = self.folder.adapter(step)
-        write_peft(path, self.session.model, self.session.adapter, self.facts())
+        self._export(path)
         return path
 
     def keep_best(self, step: int) -> None:
@@ -71,14 +77,14 @@ class TextExports:
     def finish(self, emit: Emit) -> dict[str, Any]:
         """The final folder, loaded back through PEFT."""
         session, root = self.session, self.folder.root
-        write_peft(root, session.model, session.adapter, self.facts())
-        proof = read_back_peft(root, session.model, session.adapter)
+        self._export(root)
+        proof = read_back_peft(root, cast(TextModel, session.model), session.adapter)
         files = [ADAPTER_WEIGHTS, ADAPTER_CONFIG, self.folder.card.name]
-        emit(Exported(files=files, readback_layers=proof.layers, readback_difference=proof.output))
+        emit(Exported(files=files, readback_layers=proof.layers, readback_difference=proof.difference.largest))
         return {
             "weights": ADAPTER_WEIGHTS,
             "best": self.folder.best_adapter.name if self.folder.best_adapter.exists() else None,
-            "readback": {"layers": proof.layers, "output": proof.output},
+            "readback": {"layers": proof.layers, **asdict(proof.difference)},
         }
 
     def done_lines(self) -> list[str]:

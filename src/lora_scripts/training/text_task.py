@@ -39,7 +39,7 @@ PROBE_ROWS, PROBE_TOKENS = 3, 64
 
 
 class Texts:
-    """Rows of the token table by position in the plan, with the base's opinion of pairs where it is needed."""
+    """Rows of the token table by position in the plan, with the base's opinion of pairs where needed."""
 
     def __init__(
         self, table: TokenTable, rows: Sequence[int] | np.ndarray, references: References | None = None
