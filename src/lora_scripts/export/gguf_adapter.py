@@ -21,14 +21,15 @@ ALPHA = "adapter.lora.alpha"
 def refuse_what_gguf_cannot(adapter: PeftFolder) -> None:
     """ProblemsError LS4312: llama.cpp has no DoRA, and fused experts are merged only."""
     kinds = ["DoRA"] if adapter.dora else []
-    kinds += ["target_parameters"] if adapter.parameters else []
+    fused = any(layer.depth or layer.module.endswith("experts") for layer in adapter.layers.values())
+    kinds += ["target_parameters"] if fused else []
     if kinds:
         where = Location(str(adapter.path))
         raise ProblemsError(Problem("LS4312", {"path": str(adapter.path), "what": ", ".join(kinds)}, where))
 
 
 def adapter_tensors(
-    adapter: PeftFolder, arch: Architecture, config: Mapping[str, Any]
+    adapter: PeftFolder, arch: Architecture, config: Mapping[str, Any], strength: float = 1.0
 ) -> tuple[float, dict[str, Tensor]]:
     """(alpha, llama.cpp's name -> float32 tensor).
 
@@ -46,7 +47,7 @@ def adapter_tensors(
         if name is None or (name == "output.weight" and tied):
             unknown.append(layer.module)
             continue
-        second = layer.second * (layer.scale * layer.first.shape[0] / alpha)
+        second = layer.second * (strength * layer.scale * layer.first.shape[0] / alpha)
         heads = rotated_heads(arch, own, config)
         found[f"{name}.lora_a"] = layer.first
         found[f"{name}.lora_b"] = to_pairs(second, heads) if heads else second
@@ -57,15 +58,21 @@ def adapter_tensors(
 
 
 def write_gguf_adapter(
-    path: Path, adapter: PeftFolder, config: Mapping[str, Any], *, name: str, outtype: str = "f32"
+    path: Path,
+    adapter: PeftFolder,
+    config: Mapping[str, Any],
+    *,
+    name: str,
+    outtype: str = "f32",
+    strength: float = 1.0,
 ) -> int:
-    """Writes the adapter to ``path``; how many layers it holds. ``config``: the base's.
+    """Writes the adapter, at ``strength``, to ``path``; how many layers it holds. ``config``: the base's.
 
     Raises ProblemsError LS4310, LS4312, LS4313.
     """
     refuse_what_gguf_cannot(adapter)
     arch = architecture(str(config["model_type"]))
-    alpha, tensors = adapter_tensors(adapter, arch, config)
+    alpha, tensors = adapter_tensors(adapter, arch, config, strength)
     entries: list[Entry] = [
         entry("general.type", "adapter"),
         entry("adapter.type", "lora"),

@@ -33,7 +33,7 @@ class Entry:
 
 
 def entry(key: str, value: Any) -> Entry:
-    """An entry of the kind that clients expect of such a value: UINT32, FLOAT32, BOOL, STRING, or an array."""
+    """An entry of the kind that clients expect: UINT32, FLOAT32, BOOL, STRING, or an array of one."""
     if isinstance(value, list):
         return Entry(key, value, "ARRAY", entry("", value[0]).kind if value else "STRING")
     kinds = {bool: "BOOL", int: "UINT32", float: "FLOAT32", str: "STRING", bytes: "STRING"}
@@ -70,8 +70,8 @@ def write_gguf(
     try:
         for item in entries:
             if item.key != "general.architecture":
-                kind, inner = gguf.GGUFValueType[item.kind], item.item
-                writer.add_key_value(item.key, item.value, kind, gguf.GGUFValueType[inner] if inner else None)
+                inner = gguf.GGUFValueType[item.item] if item.item else None
+                writer.add_key_value(item.key, item.value, gguf.GGUFValueType[item.kind], inner)
         kinds = [gguf.GGMLQuantizationType[storage(t.name, t.shape, outtype)] for t in tensors]
         for tensor, kind in zip(tensors, kinds, strict=True):
             shape: tuple[int, ...] = tensor.shape

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lora_scripts.core.problems import Location, Problem, ProblemsError
 
 from .gguf_file import FILE_TYPES, ROUNDING, Entry, Planned, entry, stored_tensors, write_gguf
-from .gguf_names import Architecture, architecture, name_map, rotated_heads, to_pairs
+from .gguf_names import Architecture, architecture, name_map, rotated_heads, to_halves, to_pairs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 OWN = ("general.file_type", "general.quantization_version", "general.name")
 """Entries of a base's GGUF that a new file does not take over."""
-BYTES = {"f32": 4, "f16": 2, "bf16": 2, "q8_0": 1}
+READ_WHOLE = ("llama", "qwen2", "qwen3")
+USUAL_HEAD = 128
 
 
 class Weights(Protocol):
@@ -183,3 +184,31 @@ def check_gguf_model(path: Path, weights: Weights, config: Mapping[str, Any]) ->
         params = {"path": str(path), "name": next(iter(wanted)), "difference": "-"}
         raise ProblemsError(Problem("LS4316", params, where))
     return worst
+
+
+def transformers_reads(config: Mapping[str, Any]) -> bool:
+    """Whether Transformers makes the right model of such a GGUF file: it has no rotary scaling there, and
+    takes every Qwen3 to have heads of 128."""
+    arch = architecture(str(config["model_type"]), whole=True)
+    plain = _rope(config).get("rope_type", "default") == "default"
+    usual = arch.name != "qwen3" or head_size(config) == USUAL_HEAD
+    return arch.name in READ_WHOLE and plain and usual
+
+
+def fill_from_gguf(path: Path, module: Any, config: Mapping[str, Any]) -> None:
+    """Puts the numbers of a GGUF file into a loaded model of the same kind, in place."""
+    import torch
+
+    arch = architecture(str(config["model_type"]), whole=True)
+    named = name_map(arch, int(config["num_hidden_layers"]))
+    own = {named(name): (name, parameter) for name, parameter in module.named_parameters()}
+    with torch.no_grad():
+        for name, _, numbers in stored_tensors(path):
+            if name not in own:
+                continue
+            key, parameter = own[name]
+            if heads := rotated_heads(arch, key, config):
+                numbers = to_halves(numbers, heads)
+            elif arch.shifted and key.endswith("norm.weight"):
+                numbers = numbers - 1
+            parameter.copy_(numbers)

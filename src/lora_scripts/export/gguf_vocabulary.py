@@ -111,9 +111,7 @@ def _space_prefix(backend: dict[str, Any]) -> bool:
     return '"Prepend"' in text or '"prepend_scheme": "first"' in text or '"prepend_scheme": "always"' in text
 
 
-def _sentence_piece(
-    tokenizer: Any, backend: dict[str, Any], size: int, folder: Path | None
-) -> list[Entry]:
+def _sentence_piece(tokenizer: Any, backend: dict[str, Any], size: int, folder: Path | None) -> list[Entry]:
     texts, kinds = _words(tokenizer, size)
     model = folder / "tokenizer.model" if folder else None
     scores = _scores(backend, texts)

@@ -12,7 +12,9 @@ import re
 from collections.abc import Mapping, Sequence
 
 Turn = Mapping[str, str]
-ACTION = re.compile(r"(?P<before>\s*)\{\{(?P<left>- )?\s*(?P<body>.*?)\s*(?P<right> -)?\}\}(?P<after>\s*)", re.S)
+ACTION = re.compile(
+    r"(?P<before>\s*)\{\{(?P<left>- )?\s*(?P<body>.*?)\s*(?P<right> -)?\}\}(?P<after>\s*)", re.S
+)
 TERM = re.compile(r'"(?:[^"\\]|\\.)*"|\(index \.Messages 0\)\.Role|\.\w+|\w+|\(|\)')
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,15 +43,16 @@ PROBES = (
 
 
 def _written(tokenizer: Any, turns: Sequence[Turn]) -> str | None:
-    """What the tokenizer makes of ``turns`` up to where an answer begins, without the BOS that every client
-    adds by itself; None where its template refuses them."""
+    """What the tokenizer makes of ``turns`` up to where an answer begins, without the BOS if that is one that
+    clients add by themselves; None where its template refuses them."""
     from jinja2 import TemplateError
 
     try:
         text = str(tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=True))
     except (TemplateError, ValueError, TypeError):
         return None
-    return text.removeprefix(tokenizer.bos_token or "")
+    adds_bos = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return text.removeprefix(tokenizer.bos_token) if adds_bos else text
 
 
 def _common_end(first: str, second: str) -> str:
@@ -58,6 +60,17 @@ def _common_end(first: str, second: str) -> str:
     while length < min(len(first), len(second)) and first[-1 - length] == second[-1 - length]:
         length += 1
     return first[len(first) - length :]
+
+
+def _special(tokenizer: Any) -> list[str]:
+    return sorted({*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}, key=len, reverse=True)
+
+
+def _closing(tokenizer: Any, text: str) -> str:
+    """What of ``text`` closes the turn before it: a special token with the blanks around it."""
+    words = "|".join(map(re.escape, _special(tokenizer)))
+    found = re.match(rf"\s*(?:{words})?\s*", text) if words else re.match(r"\s*", text)
+    return found[0] if found else ""
 
 
 def _pieces(tokenizer: Any) -> dict[str, str] | None:
@@ -71,9 +84,14 @@ def _pieces(tokenizer: Any) -> dict[str, str] | None:
     if len(parts) != 4 or parts[0] != before or parts[3] != after:
         return None
     middle, between = parts[1], parts[2]
-    ask = _common_end(before, between)
-    answered = between[: len(between) - len(ask)]
-    asked = after[: next((n for n, (a, b) in enumerate(zip(after, middle)) if a != b), min(len(after), len(middle)))]  # noqa: B905
+    answered = _closing(tokenizer, between)
+    ask = between[len(answered) :]
+    if not before.endswith(ask):
+        ask = _common_end(before, between)
+        answered = between[: len(between) - len(ask)]
+    asked = _closing(tokenizer, after)
+    if not asked.strip() or not middle.startswith(asked):
+        asked = os.path.commonprefix([after, middle])
     found = {"ask": ask, "asked": asked, "answered": answered, "start": before[: len(before) - len(ask)]}
     found |= {"answer": middle[len(asked) :], "open": after[len(asked) :], "system": "", "told": ""}
     told = _written(tokenizer, PROBES[2])
@@ -100,8 +118,8 @@ def _template(pieces: Mapping[str, str], start: str) -> str:
 
 def stop_words(tokenizer: Any, answered: str, eos_ids: Sequence[int] = ()) -> tuple[str, ...]:
     """The tokens that end an answer: the first special token after one, and the model's own end tokens."""
-    special = set(tokenizer.get_added_vocab()) | set(tokenizer.all_special_tokens)
-    after = [token for token in tokenizer.tokenize(answered) if token in special][:1] if answered else []
+    places = sorted((answered.find(token), -len(token), token) for token in _special(tokenizer))
+    after = [token for place, _, token in places if place >= 0][:1]
     own = [tokenizer.convert_ids_to_tokens(int(number)) for number in eos_ids]
     return tuple(dict.fromkeys(str(t) for t in [*after, tokenizer.eos_token, *own] if t))
 

@@ -166,7 +166,9 @@ def _loaded(peft_model: Any, wanted: dict[str, Tensor]) -> int:
     from peft import get_peft_model_state_dict
 
     found = get_peft_model_state_dict(peft_model, adapter_name=f"{NAME}0", save_embedding_layers=False)
-    equal = {name for name, t in found.items() if name in wanted and torch.equal(t.float().cpu(), wanted[name])}
+    equal = {
+        name for name, t in found.items() if name in wanted and torch.equal(t.float().cpu(), wanted[name])
+    }
     return sum(name.endswith(".lora_A.weight") for name in equal) if equal >= wanted.keys() else 0
 
 

@@ -1,0 +1,42 @@
+"""``lora-scripts export``: text LoRAs as files for llama.cpp and Ollama."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lora_scripts.core.catalogue import say
+
+TARGETS = ("gguf",)
+
+
+def export(
+    lora: Annotated[list[str], typer.Option("--lora", help=say("merge.lora"))],
+    output: Annotated[Path, typer.Option("--output", "-o", help=say("export.output"))],
+    to: Annotated[str, typer.Option("--to", help=say("export.to"))] = "gguf",
+    base: Annotated[str | None, typer.Option("--base", help=say("merge.base"))] = None,
+    merged: Annotated[bool, typer.Option("--merged", help=say("export.merged"))] = False,
+    outtype: Annotated[str | None, typer.Option("--outtype", help=say("export.outtype"))] = None,
+) -> None:
+    from lora_scripts.export.gguf_file import OUTTYPES
+    from lora_scripts.toolbox.gguf_export import export_gguf
+
+    if to not in TARGETS:
+        raise typer.BadParameter(say("export.to.known", known=", ".join(TARGETS)), param_hint="--to")
+    if outtype is not None and outtype not in OUTTYPES:
+        known = ", ".join(OUTTYPES)
+        raise typer.BadParameter(say("export.outtype.known", known=known), param_hint="--outtype")
+    done = export_gguf(base, lora, output.expanduser(), merged=merged, outtype=outtype)
+    if done.merged:
+        typer.echo(
+            say("export.written.model", path=done.path, count=done.count, rounding=f"{done.numbers:.2g}")
+        )
+    else:
+        typer.echo(say("export.written.adapter", path=done.path, count=done.count))
+    largest, relative = f"{done.difference.largest:.2g}", f"{done.difference.relative:.2g}"
+    typer.echo(say("text.proven", largest=largest, relative=relative))
+    typer.echo(say("export.modelfile", path=done.modelfile))
+    if not done.template:
+        typer.echo(say("modelfile.no_template"))
