@@ -24,7 +24,8 @@ USUAL_HEAD = 128
 class Weights(Protocol):
     """A model's parameters by Transformers' names, made one at a time."""
 
-    names: Sequence[str]
+    @property
+    def names(self) -> Sequence[str]: ...
 
     def shape(self, name: str) -> tuple[int, ...]: ...
 

@@ -68,7 +68,7 @@ def _words(tokenizer: Any, size: int) -> tuple[list[str], list[int]]:
 def _merges(backend: dict[str, Any]) -> list[tuple[str, str]]:
     """The merges in order, whichever of its two forms the file has."""
     found = backend["model"].get("merges") or []
-    return [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ", 1)) for pair in found]  # type: ignore[misc]
+    return [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ", 1)) for pair in found]
 
 
 def _spaced(part: str) -> str:

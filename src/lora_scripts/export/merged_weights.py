@@ -79,16 +79,14 @@ def weight_of(layer: Layer, names: Sequence[str], adapter: PeftFolder) -> str | 
 
 
 def _fits(layer: Layer, shape: tuple[int, ...]) -> bool:
-    ends = {layer.second.shape[0], layer.first.shape[1]}
-    return set(shape[-2:]) == ends and (
-        len(shape) == 3 or shape == (layer.second.shape[0], layer.first.shape[1])
-    )
+    plain = (layer.second.shape[0], layer.first.shape[1])
+    return shape == plain or (len(shape) == 3 and set(shape[-2:]) == set(plain))
 
 
 @dataclass
 class MergedWeights:
-    """``weights`` with all of ``worn``: ``W + sum(strength * dW)`` in float32 (a DoRA's dW is what it makes of
-    W, less W). ``transposed``: weights of fused experts that lie as (E, in, out).
+    """``weights`` with all of ``worn``: ``W + sum(strength * dW)`` in float32 (a DoRA's dW is what it makes
+    of W, less W). ``transposed``: weights of fused experts that lie as (E, in, out).
 
     An output layer that shares its weight with the input words gets one of its own where it is adapted:
     ``untied``.

@@ -1,9 +1,8 @@
-"""An Ollama ``Modelfile``: the chat template in Go's language, found from what the tokenizer really writes."""
+"""An Ollama ``Modelfile``: the chat template in Go's language, found from what the tokenizer writes."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -91,7 +90,7 @@ def _pieces(tokenizer: Any) -> dict[str, str] | None:
         answered = between[: len(between) - len(ask)]
     asked = _closing(tokenizer, after)
     if not asked.strip() or not middle.startswith(asked):
-        asked = os.path.commonprefix([after, middle])
+        asked = _common_end(after[::-1], middle[::-1])[::-1]
     found = {"ask": ask, "asked": asked, "answered": answered, "start": before[: len(before) - len(ask)]}
     found |= {"answer": middle[len(asked) :], "open": after[len(asked) :], "system": "", "told": ""}
     told = _written(tokenizer, PROBES[2])

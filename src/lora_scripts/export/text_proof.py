@@ -1,4 +1,4 @@
-"""Proof that a written text LoRA does what was trained: next-token logits on prompts, compared and bounded."""
+"""Proof that a written text LoRA does what was trained: next-token logits, compared and bounded."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def worn(module: nn.Module, folders: Sequence[tuple[Path, float]]) -> Iterator[A
         warnings.filterwarnings("ignore", message=".*(peft_config|meta device).*")
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks Transformers by an older name
         first = str(folders[0][0])
-        model: Any = PeftModel.from_pretrained(module, first, adapter_name=names[0], torch_device=device)  # type: ignore[arg-type]
+        model: Any = PeftModel.from_pretrained(module, first, adapter_name=names[0], torch_device=device)
         for name, (folder, _) in zip(names[1:], folders[1:], strict=True):
             model.load_adapter(str(folder), adapter_name=name, torch_device=device)
     try:

@@ -158,7 +158,8 @@ def _model(
     if transformers_reads(settings) and not parts.source.config.get("sliding_window"):
         del model
         source = resolve(str(output))
-        module = find("auto", source).load(source, dtype=parts.own, packing=False).predictor
+        family: Any = find("auto", source)
+        module = family.load(source, dtype=parts.own, packing=False).predictor
     else:
         module = model.predictor
         fill_from_gguf(output, module, settings)

@@ -46,7 +46,7 @@ OF_GGUF = "float16"
 
 @dataclass(frozen=True)
 class Parts:
-    """What a merge starts from. ``own``: the precision that the base comes in; ``dtype``: the one to write."""
+    """What a merge starts from. ``own``: the precision of the base; ``dtype``: the one to write."""
 
     source: Source
     family: Any
@@ -97,8 +97,8 @@ def _dtype_of(source: Source) -> str:
 def open_parts(base: str | None, loras: Sequence[str], dtype: str | None = None) -> Parts:
     """Reads adapters and finds their base: ``base``, else what the first adapter says it is.
 
-    Raises ProblemsError: LS4300 to LS4302 and LS4309 of adapters, LS4307 a base in fewer bits, LS4317 no base,
-    LS4318 no language model, and those of ``families._source.resolve``.
+    Raises ProblemsError: LS4300 to LS4302 and LS4309 of adapters, LS4307 a base in fewer bits, LS4317 no
+    base, LS4318 no language model, and those of ``families._source.resolve``.
     """
     import torch
 
@@ -143,8 +143,8 @@ def adapter_logits(parts: Parts, model: TextModel, ids: Sequence[Sequence[int]])
 
 
 def by_files(parts: Parts) -> MergedWeights | None:
-    """The merge from the base's files alone, None where their names or shapes are not the loaded model's (fused
-    experts, GGUF, an older layout)."""
+    """The merge from the base's files alone, None where their names or shapes are not the loaded model's
+    (fused experts, GGUF, an older layout)."""
     if parts.source.kind != "transformers":
         return None
     tied = bool(parts.source.config.get("tie_word_embeddings"))
@@ -172,8 +172,8 @@ def merge(
     """Writes ``output``, a whole model in the base's precision (or ``dtype``), and proves it.
 
     ``progress(done, total)`` counts files of weights. The folder appears whole or not at all. Raises
-    ProblemsError as ``open_parts``, LS4305 where the folder does something else than the adapters, LS4306 where
-    one is for another base, LS4308 where ``output`` exists.
+    ProblemsError as ``open_parts``, LS4305 where the folder does something else than the adapters,
+    LS4306 where one is for another base, LS4308 where ``output`` exists.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ProblemsError(Problem("LS4308", {"path": str(output)}, Location(str(output))))
@@ -207,7 +207,8 @@ def merge(
 
 def _proven(folder: Path, parts: Parts, ids: Any, bare: Any, wanted: Any) -> Difference:
     source = resolve(str(folder))
-    again = find("auto", source).load(source, dtype=parts.dtype, packing=False)
+    family: Any = find("auto", source)
+    again = family.load(source, dtype=parts.dtype, packing=False)
     got = next_token_logits(again.predictor, ids)
     allowed = ALLOWED[str(parts.coarser).removeprefix("torch.")]
     return bounded(compare(wanted, got, bare, parts.coarser), allowed, folder)
