@@ -24,7 +24,19 @@ from lora_scripts.core.problems import Problem, ProblemsError
 
 from .console import print_problems, print_usage_error, save_crash
 
-COMMANDS = ("train", "check", "generate", "inspect", "merge", "export", "explain", "schema", "logs", "env")
+COMMANDS = (
+    "train",
+    "check",
+    "generate",
+    "chat",
+    "inspect",
+    "merge",
+    "export",
+    "explain",
+    "schema",
+    "logs",
+    "env",
+)
 OUR_BUG, INTERRUPTED = 1, 130
 
 

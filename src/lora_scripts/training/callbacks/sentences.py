@@ -1,0 +1,94 @@
+"""What a language model answers to fixed prompts while it learns, and one page of it all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+from lora_scripts.adapters.attach import set_training
+from lora_scripts.core.catalogue import say
+from lora_scripts.core.control import Control
+from lora_scripts.core.events import Emit, Event, Previewed, StepDone
+from lora_scripts.core.files import write_atomic
+from lora_scripts.core.paths import RunFolder
+from lora_scripts.families._base import TextModel
+from lora_scripts.toolbox.talk import generate_texts
+from lora_scripts.toolbox.text_page import sentences_page
+from lora_scripts.training.session import Session
+
+PAGE = "page.html"
+
+
+class Sentences:
+    """Asks before the first step, every so many steps, at the end and on request; the answers of a step go to
+    ``previews/step-000100.json``, all of them to ``previews/page.html``."""
+
+    def __init__(self, session: Session, folder: RunFolder, control: Control, emit: Emit) -> None:
+        self.session = session
+        self.folder = folder
+        self.control = control
+        self.emit = emit
+        self.settings = session.config.preview
+        self.every_steps = self.settings.every_steps or session.config.save_steps
+
+    def before(self) -> None:
+        """The bare base's answers, which all later ones are read against."""
+        self.ask(0)
+
+    def __call__(self, event: Event, step: int) -> None:
+        if isinstance(event, StepDone):
+            last = step == self.session.job.total_steps
+            if self.control.take("preview") or step % self.every_steps == 0 or last:
+                self.ask(step)
+
+    def ask(self, step: int) -> None:
+        """Answers to all prompts by the model as it is now. The training state is not touched."""
+        session, settings = self.session, self.settings
+        model = cast(TextModel, session.model)
+        set_training(model, session.adapter, False)
+        with session.job.precision.autocast():
+            answers = generate_texts(
+                model,
+                settings.prompts,
+                system=session.config.system,
+                max_new_tokens=settings.max_new_tokens,
+                temperature=settings.temperature,
+                seed=settings.seed,
+            )
+        set_training(model, session.adapter, True)
+        path = self.folder.previews / f"step-{step:06d}.json"
+        asked = {
+            "step": step,
+            "system": session.config.system,
+            "max_new_tokens": settings.max_new_tokens,
+            "temperature": settings.temperature,
+            "seed": settings.seed,
+            "prompts": list(settings.prompts),
+            "answers": answers,
+        }
+        write_atomic(path, json.dumps(asked, ensure_ascii=False, indent=2) + "\n")
+        page = self.page(step)
+        files = [file.relative_to(self.folder.root).as_posix() for file in (path, page)]
+        self.emit(Previewed(files=files, texts=answers))
+
+    def page(self, step: int) -> Path:
+        """Writes the page of the steps up to ``step``: later ones are of an attempt that was given up."""
+        told = [
+            json.loads(path.read_text("utf-8")) for path in sorted(self.folder.previews.glob("step-*.json"))
+        ]
+        told = [asked for asked in told if asked["step"] <= step]
+        prompts = list(dict.fromkeys(prompt for asked in reversed(told) for prompt in asked["prompts"]))
+        columns = {asked["step"]: _in_order(asked, prompts) for asked in told}
+        path = self.folder.previews / PAGE
+        sentences_page(path, prompts, columns, title=say("talk.page.run", name=self.session.config.name))
+        return path
+
+    def close(self) -> None:
+        pass
+
+
+def _in_order(asked: dict[str, Any], prompts: list[str]) -> list[str | None]:
+    """A step's answers in the order of ``prompts``, which a resumed run may have changed."""
+    answers = dict(zip(asked["prompts"], asked["answers"], strict=True))
+    return [answers.get(prompt) for prompt in prompts]
