@@ -24,9 +24,9 @@ class Adapter:
     """What was attached.
 
     ``parameters``: stable name (``unet.<module>.lora_A.weight``) -> trainable float32 parameter, in the
-    model's order. ``matched``: component -> adapted modules, and parameters such as fused experts. ``layers``:
-    ``<component>.<module>`` -> PEFT layer. ``paths``: the same name -> where its matrices lie, which differs
-    from the name for parameters: ``<path>.lora_A.weight`` is the parameter's name.
+    model's order. ``matched``: component -> adapted modules, and parameters such as fused experts.
+    ``layers``: ``<component>.<module>`` -> PEFT layer. ``paths``: the same name -> where its matrices lie,
+    ``<path>.lora_A.weight`` being the parameter's name: another place only where a parameter is adapted.
     """
 
     spec: AdapterSpec
@@ -48,8 +48,8 @@ class Adapter:
 
 
 def check(spec: AdapterSpec, model: Model, matched: dict[str, list[str]]) -> None:
-    """Raises ProblemsError: LS4024 PiSSA on a quantised base, LS4025 DoRA or PiSSA on a layer that has no such
-    thing, LS4026 both together."""
+    """Raises ProblemsError: LS4024 PiSSA on a quantised base, LS4025 DoRA or PiSSA on a layer for which there
+    is no such thing, LS4026 both together."""
     from torch import nn
 
     problems = []

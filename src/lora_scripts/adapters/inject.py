@@ -1,4 +1,4 @@
-"""PEFT's layers put into a model in place, and taken out again: the only code that knows how PEFT nests them."""
+"""PEFT's layers put into a model in place, and taken out again. How PEFT nests them is known here alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUANTISED = {"Linear4bit": "is_loaded_in_4bit", "Linear8bitLt": "is_loaded_in_8b
 
 
 def experts_in(module: nn.Module, names: Sequence[str]) -> list[str]:
-    """Those of ``names`` that are parameters, as the fused weights of a mixture of experts are, not modules."""
+    """Those of ``names`` that are no modules but parameters, as the fused weights of experts are."""
     modules = dict(module.named_modules())
     return [name for name in names if name not in modules]
 
@@ -43,14 +43,14 @@ def inject(module: nn.Module, names: Sequence[str], adapter: str, **settings: An
         holder = _holder(module)
         with torch.random.fork_rng(devices=[]):
             inject_adapter_in_model(config, holder, adapter)
-    module.peft_config = {adapter: configs[0]}  # type: ignore[assignment]
+    vars(module)["peft_config"] = {adapter: configs[0]}
 
 
 def _holder(module: nn.Module) -> nn.Module:
     """A module that holds ``module`` alone.
 
-    PEFT rewrites the targets of a model whose configuration it knows (gate_proj of a shared expert becomes the
-    fused experts' gate_up_proj); under a holder it sees no configuration and takes the names as they are.
+    PEFT rewrites the targets of a model whose configuration it knows (gate_proj of a shared expert becomes
+    the fused experts' gate_up_proj); under a holder it sees no configuration and takes names as they are.
     """
     from torch import nn
 
@@ -68,7 +68,8 @@ def find(module: nn.Module, name: str) -> tuple[str, Any]:
     try:
         return name, module.get_submodule(name)
     except AttributeError:
-        path, layer = owner, module.get_submodule(owner)
+        path = owner
+    layer: Any = module.get_submodule(owner)
     while getattr(layer, "parameter_name", leaf) != leaf:
         path, layer = f"{path}.{INNER}", layer.base_layer
     return path, layer

@@ -22,8 +22,8 @@ expert's or a dense layer's."""
 class Plain:
     """A LoRA or DoRA of the base as it was loaded, whatever it was trained as.
 
-    ``tensors``: stable name (``model.<path>.lora_A.weight``, ``....lora_magnitude_vector``) -> float32 values,
-    on the adapter's device. ``spec``: rank, alpha and kind as a client must read them, ``init`` always
+    ``tensors``: stable name (``model.<path>.lora_A.weight``, ``<...>.lora_magnitude_vector``) -> float32
+    values on the adapter's device. ``spec``: rank, alpha and kind as a client must read them, ``init`` always
     ``"default"``. ``modules``: names of adapted modules, ``experts``: of adapted parameters.
     """
 
@@ -39,9 +39,9 @@ class Plain:
     def peft_settings(self, among: Mapping[str, Sequence[int]]) -> dict[str, Any]:
         """The settings of PEFT's ``LoraConfig`` with which it finds these layers, and no others, again.
 
-        ``among``: name -> shape of every weight of the base that could be adapted (``Description.modules``, of
-        the component). Modules beside fused experts whose names PEFT would take for parts of these are named as parameters
-        (``.weight``): the names of the tensors and what is computed stay the same.
+        ``among``: name -> shape of every weight of the base that could be adapted (``Description.modules`` of
+        the component). Modules beside fused experts whose names PEFT would take for parts of these are named
+        as parameters (``.weight``): the names of the tensors and what is computed stay the same.
         """
         parameters = list(self.experts)
         modules = list(self.modules)
@@ -72,8 +72,8 @@ def ends(names: Iterable[str], among: Iterable[str]) -> list[str]:
 def to_plain(adapter: Adapter) -> Plain:
     """The adapter for any client on the base as it was loaded. Nothing about the adapter changes.
 
-    PiSSA trains ``W - s * B0 @ A0 + s * B @ A``, which is ``W`` with a LoRA of twice the rank: ``[B, -B0]`` and
-    ``[A; A0]`` (Meng et al. 2024, appendix C). Its alpha keeps the scale ``s``, with rsLoRA folded in.
+    PiSSA trains ``W - s * B0 @ A0 + s * B @ A``, which is ``W`` with a LoRA of twice the rank: ``[B, -B0]``
+    and ``[A; A0]`` (Meng et al. 2024, appendix C). Its alpha keeps the scale ``s``, with rsLoRA folded in.
     """
     import torch
 

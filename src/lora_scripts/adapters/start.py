@@ -1,4 +1,4 @@
-"""The values an adapter starts from. Each parameter's depend on the seed and its own name, or on its weight."""
+"""The values an adapter starts from: functions of the seed and a parameter's name, or of its base weight."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def weight_of(layer: Any) -> Tensor:
 
 
 def row_lengths(weight: Tensor) -> Tensor:
-    """What a DoRA's magnitude starts from (Liu et al. 2024, eq. 2): the length of each output's weights, (out,);
-    of a convolution (1, out, 1, 1), as PEFT keeps it."""
+    """What a DoRA's magnitude starts from (Liu et al. 2024, eq. 2): the length of each output's weights,
+    (out,); of a convolution (1, out, 1, 1), as PEFT keeps it."""
     lengths = weight.flatten(1).norm(dim=1)
     return lengths if weight.ndim == 2 else lengths.reshape(1, -1, *[1] * (weight.ndim - 2))
 

@@ -44,6 +44,21 @@ def build(name: str, groups: Mapping[str, tuple[Mapping[str, Any], float]], weig
     )
 
 
+def plus_groups(
+    groups: Mapping[str, tuple[Mapping[str, Any], float]], ratio: float | None
+) -> dict[str, tuple[Mapping[str, Any], float]]:
+    """LoRA+ (Hayou et al. 2024): each group's second matrices, ``B``, learn ``ratio`` times as fast as the
+    rest of it, in a group ``<name>_b`` of their own. Without a ratio, or with 1, the groups as they are."""
+    if ratio is None or ratio == 1.0:
+        return dict(groups)
+    split: dict[str, tuple[Mapping[str, Any], float]] = {}
+    for group, (parameters, rate) in groups.items():
+        second = {name: p for name, p in parameters.items() if ".lora_B." in name}
+        split[group] = ({name: p for name, p in parameters.items() if name not in second}, rate)
+        split[f"{group}_b"] = (second, rate * ratio)
+    return split
+
+
 def set_rates(optimizer: Any, factor: float) -> dict[str, float]:
     """Multiplies each group's own rate by ``factor``; returns the rates in use by group name."""
     rates = {}
