@@ -8,7 +8,7 @@ from ._text_targets import PRESETS
 
 SHEET = Sheet(
     name="causal_lm",
-    title="causal language models (LLaMA, Qwen, GLM, Mistral, Gemma and others)",
+    title="causal language model",
     task="text-generation",
     required_fields=("ids", "targets"),
     components={"model": Component("model", "transformers", "AutoModelForCausalLM")},

@@ -80,7 +80,8 @@ class TextExports:
         self._export(root)
         proof = read_back_peft(root, cast(TextModel, session.model), session.adapter)
         files = [ADAPTER_WEIGHTS, ADAPTER_CONFIG, self.folder.card.name]
-        emit(Exported(files=files, readback_layers=proof.layers, readback_difference=proof.difference.largest))
+        largest = proof.difference.largest
+        emit(Exported(files=files, readback_layers=proof.layers, readback_difference=largest))
         return {
             "weights": ADAPTER_WEIGHTS,
             "best": self.folder.best_adapter.name if self.folder.best_adapter.exists() else None,

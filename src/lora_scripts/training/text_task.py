@@ -207,7 +207,7 @@ def _isolation(family: TextFamily, model: TextModel, report: TextReport, config:
     """Rows that are laid end to end must not see each other: tried out on the user's own, on this model."""
     if not config.packing:
         return []
-    rows = [report.table.row(int(number)).ids[:PROBE_TOKENS] for number in report.train[:PROBE_ROWS]]
+    rows = [item_of(report.table.row(int(n)))["ids"][:PROBE_TOKENS] for n in report.train[:PROBE_ROWS]]
     if model.packing and (len(rows) < PROBE_ROWS or family.packing_is_isolated(model, rows)):
         return [Noted(code="", text=say("run.packing_isolated", rows=len(rows)))]
     model.packing = False
