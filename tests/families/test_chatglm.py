@@ -230,17 +230,24 @@ def test_it_writes_with_the_native_cache(folder, model):
     )
 
 
-def test_saving_gives_the_original_files_back(tmp_path, model):
-    from safetensors.torch import load_file
+def test_it_is_saved_as_a_glm_that_everybody_loads(tmp_path, model):
+    from transformers import AutoModelForCausalLM
 
-    wanted = {n: t for n, t in toy.weights().items() if "rotary" not in n}
     model.predictor.save_pretrained(tmp_path)
-    for found in (
-        load_file(tmp_path / "model.safetensors"),
-        layout.original_weights(model.predictor.state_dict()),
-    ):
-        assert found.keys() == wanted.keys()
-        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["GlmForCausalLM"]
+    again = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    assert type(again) is type(model.predictor)
+    state = model.predictor.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in again.state_dict().items())
+    with torch.no_grad():
+        assert torch.equal(again(IDS).logits, model.predictor(IDS).logits)
+
+
+def test_weights_go_back_into_the_original_layout(model):
+    wanted = {n: t for n, t in toy.weights().items() if "rotary" not in n}
+    found = layout.original_weights(model.predictor.state_dict())
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 def test_glm4_is_loaded_and_saved_as_ever(tmp_path, model):

@@ -170,6 +170,8 @@ def test_a_turn_left_out_of_training_carries_no_loss(tmp_path, generation):
     header = pieces_of("\n") if generation == 3 else []
     assert learnt == [*header, *pieces_of("The third one."), 2]
     assert len(rows) == 1
+    silent = [{**turn, "train": False} for turn in TALK]
+    assert not any(any(targets) for _, targets in tokenizer.encode_conversation(silent))
 
 
 def test_tools_are_written_as_chatglm3_was_trained(tmp_path):

@@ -38,7 +38,7 @@ SHEET = Sheet(
 @lru_cache
 def native_classes() -> tuple[Any, Any]:
     """(configuration, model): GLM's own under names of ours, so that Transformers' loader translates these
-    files, and saving translates back, while GLM-4 is loaded and saved as ever."""
+    files, while GLM-4 is loaded and saved as ever."""
     from transformers import AutoModelForCausalLM, GlmConfig, GlmForCausalLM
     from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 
@@ -78,7 +78,12 @@ class ChatGLM(CausalFamily):
         return made(**settings)
 
     def tokenizer(self, source: Source) -> Any:
-        """Rebuilt from ``tokenizer.model``. ProblemsError LS4150 to LS4154."""
+        """Rebuilt from ``tokenizer.model``; one that lies beside an exported LoRA is a common one.
+
+        Raises ProblemsError LS4107, LS4150 to LS4154.
+        """
+        if not self.recognises(source):
+            return super().tokenizer(source)
         layout.refuse(source.config, source.path)
         told = {**layout.DEFAULTS, **source.config}
         return tokenizers.load(source.path, self.generation(source), context=int(told["seq_length"]))
@@ -93,10 +98,15 @@ class ChatGLM(CausalFamily):
         quantization: str,
         attention: str,
     ) -> nn.Module:
-        """As every causal model; generating stops at </s> and, of ChatGLM3, where another role speaks."""
+        """As every causal model, a plain GLM from then on, which is saved under native names; generating
+        stops at </s> and, of ChatGLM3, where another role speaks."""
+        from transformers import GlmConfig, GlmForCausalLM
+
         module: Any = super().load_module(
             source, config, device=device, dtype=dtype, quantization=quantization, attention=attention
         )
+        module.__class__, module.config.__class__ = GlmForCausalLM, GlmConfig
+        module._weight_conversions = None
         module.generation_config.eos_token_id = self.stops(source)
         module.generation_config.pad_token_id = config.pad_token_id
         found: nn.Module = module
