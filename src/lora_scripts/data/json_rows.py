@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from .row_faults import RowFault
+from .text_files import printable
 
 RawRow = tuple[int, Any, str]
 """Line, value (a RowFault where the row cannot be read), and the row as it stands in the file."""
@@ -44,7 +45,7 @@ def rows_of_lines(lines: Iterable[tuple[int, str]]) -> Iterator[RawRow]:
 def _around(text: str, position: int) -> dict[str, Any]:
     """Parameters of every fault in JSON: the column, and the character that stands there."""
     start = text.rfind("\n", 0, position) + 1
-    character = text[position : position + 1].strip() or "␣"
+    character = printable(text[position : position + 1]).strip() or "␣"
     return {"column": position - start + 1, "character": character}
 
 

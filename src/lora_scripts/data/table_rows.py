@@ -77,7 +77,7 @@ def parquet_columns(path: Path) -> list[str]:
         with pq.ParquetFile(path) as file:
             return list(file.schema_arrow.names)
     except (pa.ArrowException, OSError) as error:
-        raise unreadable(path, error) from error
+        raise _unreadable(path, error) from error
 
 
 def rows_of_parquet(path: Path, columns: Iterable[str]) -> Iterator[RawRow]:
@@ -90,7 +90,7 @@ def rows_of_parquet(path: Path, columns: Iterable[str]) -> Iterator[RawRow]:
                     number += 1
                     yield number, value, _shown(value)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise unreadable(path, error) from error
+        raise _unreadable(path, error) from error
 
 
 def _shown(value: dict[str, Any]) -> str:
@@ -100,6 +100,6 @@ def _shown(value: dict[str, Any]) -> str:
     ]
 
 
-def unreadable(path: Path, error: Exception) -> ProblemsError:
+def _unreadable(path: Path, error: Exception) -> ProblemsError:
     reason = (str(error) or type(error).__name__).splitlines()[0][:200]
     return ProblemsError(Problem("LS2107", {"file": path.name, "reason": reason}, Location(str(path))))

@@ -27,6 +27,8 @@ class Place:
 def find(path: str) -> Place:
     """Raises ProblemsError: LS2100 and LS2102 nothing there, LS2101 a kind that is not read, LS2103 a folder
     with several data files, LS2104 a folder with none, LS2108 and LS2109 from a hub."""
+    if "\0" in path:
+        raise ProblemsError(Problem("LS2100", {"path": printable(path, 200)}, Location(printable(path, 200))))
     place = Path(path).expanduser()
     if place.is_dir():
         return _in_folder(path, place)
