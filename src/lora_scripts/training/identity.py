@@ -13,7 +13,8 @@ from lora_scripts.config.schema import RunConfig, flatten, foreign_keys, harmles
 from lora_scripts.core.files import write_atomic
 from lora_scripts.core.paths import RunFolder
 from lora_scripts.core.problems import Problem, ProblemsError
-from lora_scripts.data.fingerprint import differences as data_differences
+from lora_scripts.data.fingerprint import differences as picture_differences
+from lora_scripts.data.text_fingerprint import differences as text_differences
 
 PLACES = frozenset(
     {"train_data_dir", "metadata_path", "datasets", "base_model", "components", "output_dir", "output_name",
@@ -59,8 +60,11 @@ class Identity:
         ]
         if stored["base"] != json.loads(_json(self.base)):
             lines.append("base_model")
-        lines += data_differences(json.loads(folder.data.read_text(encoding="utf-8")), self.data).lines()
-        return lines
+        before = json.loads(folder.data.read_text(encoding="utf-8"))
+        if before.get("kind") != self.data.get("kind"):
+            return [*lines, "task_type"]
+        compare: Any = text_differences if self.data.get("kind") == "text" else picture_differences
+        return lines + compare(before, self.data).lines()
 
 
 def _json(value: Any) -> str:

@@ -21,6 +21,7 @@ from lora_scripts.preflight.prepare import Prepared
 
 from .cache import StageCache
 from .objective import Objective
+from .optimizers import plus_groups
 from .precision import Precision
 from .state import TrainingState
 from .task import Opened, PreviewMaker, Progress
@@ -153,7 +154,9 @@ class TextTask:
             adapter=adapter,
             examples=Texts(report.table, report.train, references),
             objective=_objective(config, family, model),
-            groups=_groups(config, adapter),
+            groups=plus_groups(
+                {"model": (adapter.parameters, config.learning_rate)}, config.loraplus_lr_ratio
+            ),
             held_out=_HeldOut(family, model, held_out, config.batch_size) if len(held_out) else None,
             notes=notes,
         )
@@ -191,16 +194,6 @@ def _objective(config: RunConfig, family: TextFamily, model: TextModel) -> Objec
     if config.objective == "orpo":
         return OddsRatio(family, model, config.orpo_beta)
     return Answers(family, model)
-
-
-def _groups(config: RunConfig, adapter: Adapter) -> dict[str, tuple[dict[str, Any], float]]:
-    """One group, or with LoRA+ (Hayou et al. 2024) a faster one for the second matrices."""
-    rate, ratio = config.learning_rate, config.loraplus_lr_ratio
-    if ratio is None:
-        return {"model": (dict(adapter.parameters), rate)}
-    second = {name: p for name, p in adapter.parameters.items() if ".lora_B." in name}
-    first = {name: p for name, p in adapter.parameters.items() if name not in second}
-    return {"model": (first, rate), "model_B": (second, rate * ratio)}
 
 
 def _isolation(family: TextFamily, model: TextModel, report: TextReport, config: RunConfig) -> list[Noted]:
