@@ -68,8 +68,8 @@ class Encoder:
     rows that have none; ``on_long``: what happens to a longer row. ``truncate`` cuts its end; ``split`` cuts
     plain text into windows, and a conversation at its users' turns into parts that fit, each with the system
     prompt (a single exchange and a pair are truncated); ``drop`` leaves it out. A row that loses all its
-    answers is left out too. ``thinking``: an empty ``<think></think>`` stays in the prompt, as for a client that turns
-    thinking off, or is dropped. ``chat_template``: None, a built-in name or a file.
+    answers is left out too. ``thinking``: an empty ``<think></think>`` stays in the prompt, as for a
+    client that turns thinking off, or is dropped. ``chat_template``: None, a built-in name or a file.
 
     ``tallies``: by kind, how many rows were truncated, split, dropped, unanswered (nothing left to answer),
     unlearnt (nothing in them is learnt), apart (each answer became a row of its own), crossed (a token would
