@@ -1,0 +1,1 @@
+"""Measurements against other trainers. Not part of the package; see bench/README.md."""
