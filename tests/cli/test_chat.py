@@ -216,7 +216,7 @@ class Terminal:
 
 @pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals are a matter of Unix")
 def test_ctrl_c_stops_an_answer_and_a_second_one_leaves(base):
-    terminal = Terminal("--base", base, "--max-new-tokens", 100_000, "--temperature", 1.5)
+    terminal = Terminal("--base", base, "--max-new-tokens", 100_000)
     try:
         terminal.wait_for("\n> ")
         terminal.type("Tell me a long story\n")
