@@ -9,8 +9,6 @@ import sys
 import pytest
 import torch
 
-from lora_scripts.adapters.attach import attach
-from lora_scripts.adapters.spec import AdapterSpec
 from lora_scripts.core.problems import ProblemsError
 from lora_scripts.families import _chatglm_layout as layout
 from lora_scripts.families import _source
@@ -260,97 +258,3 @@ def test_glm4_is_loaded_and_saved_as_ever(tmp_path, model):
         assert "model.layers.0.self_attn.q_proj.weight" in file.keys()  # noqa: SIM118
     source = _source.resolve(str(tmp_path))
     assert _source.find("auto", source).sheet.name == "causal_lm"
-
-
-def adapted(model, rank=4, **settings):
-    adapter = attach(model, AdapterSpec(rank=rank, alpha=6.0, **settings), seed=1)
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for parameter in adapter.parameters.values():
-            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return adapter
-
-
-def test_a_lora_sits_on_every_linear_layer_and_comes_back_through_peft(tmp_path, model):
-    from lora_scripts.export.peft_folder import write_peft
-    from lora_scripts.export.text_facts import TextFacts
-    from lora_scripts.export.text_proof import read_back_peft
-
-    adapter = adapted(model)
-    names = {name.rsplit(".", 1)[-1] for name in adapter.matched["model"]}
-    assert names == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"}
-    assert len(adapter.layers) == 6 * toy.LAYERS
-    write_peft(tmp_path / "out", model, adapter, TextFacts("mine", {}))
-    assert read_back_peft(tmp_path / "out", model, adapter).layers == 6 * toy.LAYERS
-
-
-def exported(tmp_path, model, adapter):
-    from safetensors.torch import load_file
-
-    from lora_scripts.export.peft_folder import write_peft
-    from lora_scripts.export.text_facts import TextFacts
-
-    write_peft(tmp_path / "out", model, adapter, TextFacts("mine", {}))
-    settings = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
-    return load_file(tmp_path / "out" / "adapter_model.safetensors"), settings
-
-
-@pytest.mark.parametrize("targets", ["auto", ("q_proj", "v_proj", "down_proj")], ids=["all", "some"])
-@pytest.mark.parametrize("rslora", [False, True], ids=["lora", "rslora"])
-def test_a_lora_in_the_original_layout_has_the_same_effect(tmp_path, model, targets, rslora):
-    adapter = adapted(model, targets=targets, rslora=rslora)
-    with torch.no_grad():
-        wanted = model.predictor(IDS[:1]).logits[0]
-    state, settings = FAMILY.to_original_layout(*exported(tmp_path, model, adapter), toy.CONFIG)
-    rank = settings["r"]
-    assert rank == 12
-    scale = settings["lora_alpha"] / (rank**0.5 if rslora else rank)
-    merged = double(toy.weights())
-    for name, first in state.items():
-        if not name.endswith(".lora_A.weight"):
-            continue
-        second = state[name.replace("lora_A", "lora_B")]
-        assert first.shape[0] == second.shape[1] == rank
-        place = name.removeprefix("base_model.model.").replace("lora_A.", "")
-        assert place.split(".")[-2] in settings["target_modules"]
-        merged[place] += scale * second.double() @ first.double()
-    found = toy.logits(merged, IDS[0])
-    assert (toy.logits(double(toy.weights()), IDS[0]) - found).abs().max() > 0.1
-    assert (found - wanted).abs().max() <= 2e-5
-
-
-def test_peft_takes_the_original_layout(tmp_path, model):
-    from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
-    from torch import nn
-
-    adapter = adapted(model)
-    state, settings = FAMILY.to_original_layout(*exported(tmp_path, model, adapter), toy.CONFIG)
-    skeleton = nn.Module()
-    for name, shape in toy.shapes().items():
-        if name.endswith(".weight") and len(shape) == 2 and "embedding" not in name:
-            owner = skeleton
-            *path, leaf = name.removesuffix(".weight").split(".")
-            for part in path:
-                if part not in dict(owner.named_children()):
-                    owner.add_module(part, nn.Module())
-                owner = owner.get_submodule(part)
-            owner.add_module(leaf, nn.Linear(shape[1], shape[0], bias=False))
-    kept = ("r", "lora_alpha", "target_modules", "use_rslora")
-    inject_adapter_in_model(LoraConfig(**{key: settings[key] for key in kept}), skeleton)
-    plain = {name.removeprefix("base_model.model."): tensor for name, tensor in state.items()}
-    report = set_peft_model_state_dict(skeleton, plain)
-    assert not report.unexpected_keys
-    layer = skeleton.get_submodule("transformer.encoder.layers.1.self_attention.query_key_value")
-    parts = [adapter.layers[f"model.model.layers.1.self_attn.{name}_proj"] for name in "qkv"]
-    wanted = torch.cat([part.get_delta_weight("default") for part in parts])
-    torch.testing.assert_close(layer.get_delta_weight("default"), wanted, rtol=0, atol=1e-6)
-
-
-def test_only_a_plain_lora_of_one_rank_has_an_original_layout(model):
-    name = "base_model.model.model.layers.0.mlp.down_proj"
-    first, second = torch.zeros(4, toy.INNER), torch.zeros(toy.WIDTH, 4)
-    plain = {f"{name}.lora_A.weight": first, f"{name}.lora_B.weight": second}
-    with pytest.raises(ValueError, match="magnitude"):
-        layout.to_original_layout({**plain, f"{name}.lora_magnitude_vector": torch.zeros(4)}, toy.CONFIG)
-    with pytest.raises(ValueError, match="5"):
-        layout.to_original_layout({**plain, f"{name}.lora_B.weight": torch.zeros(toy.WIDTH, 5)}, toy.CONFIG)

@@ -275,24 +275,17 @@ def to_original_layout(state: Mapping[str, Tensor], config: Mapping[str, Any]) -
     return found
 
 
-def adapter_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """``adapter_config.json`` for ``to_original_layout``'s weights: rank and alpha so that the scale stays
-    (alpha / r, or alpha / sqrt(r) with rsLoRA)."""
-    factor = math.sqrt(3) if settings.get("use_rslora") else 3
-    targets = settings.get("target_modules") or []
-    names = targets if not isinstance(targets, str) else []
-    leaves = sorted({original_name(_full(name)).rsplit(".", 1)[-1] for name in names})
+def adapter_settings(settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """``adapter_config.json`` for ``to_original_layout``'s weights ``state``: rank and alpha so that the
+    scale stays (alpha / r, or alpha / sqrt(r) with rsLoRA). Raises ValueError where layers have their own."""
+    own = [
+        key for key in ("rank_pattern", "alpha_pattern", "use_dora", "target_parameters") if settings.get(key)
+    ]
+    if own:
+        raise ValueError(own)
     return {
         **settings,
         "r": 3 * int(settings["r"]),
-        "lora_alpha": settings["lora_alpha"] * factor,
-        "target_modules": leaves,
-        "rank_pattern": {},
-        "alpha_pattern": {},
+        "lora_alpha": settings["lora_alpha"] * (math.sqrt(3) if settings.get("use_rslora") else 3),
+        "target_modules": sorted({name.split(".lora_")[0].rsplit(".", 1)[-1] for name in state}),
     }
-
-
-def _full(name: str) -> str:
-    """``q_proj`` -> ``self_attn.q_proj``: a leaf's name with its owner, as the tables have it."""
-    natives = [*PARTS, *(native for _, native in NAMES)]
-    return next((native for native in natives if native.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]), name)

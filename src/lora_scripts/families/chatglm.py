@@ -140,7 +140,8 @@ class ChatGLM(CausalFamily):
         ``state`` and ``settings``: as exported; ``config``: the base's ``config.json``. Raises ValueError for
         anything but a plain LoRA of one rank.
         """
-        return layout.to_original_layout(state, config), layout.adapter_settings(settings)
+        found = layout.to_original_layout(state, config)
+        return found, layout.adapter_settings(settings, found)
 
 
 FAMILY = ChatGLM(SHEET)
