@@ -38,10 +38,12 @@ _ASKING = {"instruction": "alpaca", "prompt": "prompt_completion", "question": "
 @dataclass(frozen=True)
 class Layout:
     """``form``: ``messages`` (also ShareGPT's, which only its turns show), ``alpaca``, ``prompt_completion``,
-    ``question_answer``, ``text`` or ``preference``. ``columns``: role -> the column's own name."""
+    ``question_answer``, ``text`` or ``preference``. ``columns``: role -> the column's own name.
+    ``asked_by``: what kind of column the prompt is, ``instruction``, ``prompt`` or ``question``."""
 
     form: str
     columns: Mapping[str, str]
+    asked_by: str | None = None
 
 
 def layout_of(keys: Sequence[str], overrides: Mapping[str, str]) -> Layout:
@@ -63,7 +65,7 @@ def layout_of(keys: Sequence[str], overrides: Mapping[str, str]) -> Layout:
         _look_for_misspelled(keys, found, missing)
     if form is None:
         raise RowFault("LS2111", keys=listing(list(keys), 12) or "{}")
-    return Layout(form, columns)
+    return Layout(form, columns, asking)
 
 
 def _named(keys: Sequence[str], overrides: Mapping[str, str]) -> dict[str, str]:

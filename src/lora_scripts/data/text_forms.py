@@ -17,7 +17,7 @@ from .text_turns import check_order, from_json, is_sharegpt, kind_of, tools_of, 
 FORMS = (
     "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text", "preference",
 )  # fmt: skip
-_PLACEHOLDER = re.compile(r"\{\{\s*(?:[A-Za-z_]\w{0,30}|[\u4e00-\u9fff]{1,12})\s*\}\}")
+_PLACEHOLDER = re.compile(r"\{\{\s*(?:[A-Za-z_]\w{1,30}|[\u4e00-\u9fff]{1,12})\s*\}\}")
 
 
 def form_title(form: str) -> str:
@@ -46,7 +46,7 @@ def convert(
     if layout.form == "text":
         example = TextExample(text=reader.text("text"), where=where, weight=weight)
     elif layout.form == "preference":
-        example = _pair(reader, where, weight)
+        example = _pair(reader, layout, where, weight)
     else:
         example = _conversation(reader, layout.form, where, weight)
     _check_characters(example)
@@ -139,7 +139,7 @@ def _conversation(row: _Row, form: str, where: Location, weight: float) -> TextE
     return TextExample(turns=turns, tools=row.tools(), plain=plain, where=where, weight=weight)
 
 
-def _pair(row: _Row, where: Location, weight: float) -> TextExample:
+def _pair(row: _Row, layout: Layout, where: Location, weight: float) -> TextExample:
     for role in ("chosen", "rejected"):
         if row.get(role) is None:
             raise RowFault("LS2130", field=row.name(role))
@@ -160,7 +160,7 @@ def _pair(row: _Row, where: Location, weight: float) -> TextExample:
     else:
         prompt = row.prompt()
         texts = all(isinstance(row.get(role), str) for role in ("prompt", "chosen", "rejected"))
-        plain = texts and len(prompt) == 1
+        plain = texts and layout.asked_by == "prompt" and len(prompt) == 1
     for answer in answers:
         check_order((*prompt, *answer))
     chosen, rejected = answers
