@@ -137,5 +137,3 @@ def test_dropout_works_in_training_only(model):
         assert torch.equal(first, predict(model))
         set_training(model, adapter, False)
         assert torch.equal(predict(model), predict(model))
-
-

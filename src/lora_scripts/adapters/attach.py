@@ -93,6 +93,7 @@ def attach(
     adapter = Adapter(spec, {}, matched, {})
     for component, names in matched.items():
         module = model.modules[component]
+        inject.keep_weights(module)
         inject.inject(
             module,
             names,
@@ -138,8 +139,8 @@ def _start(adapter: Adapter, seed: int) -> None:
                     parameter.copy_(value)
                     layer.register_buffer(f"lora_start_{key}", parameter.detach().clone(), persistent=False)
             else:
-                fill(first, f"{path}.lora_A.weight", seed)
-                fill(second, f"{path}.lora_B.weight", seed)
+                fill(first, f"{name}.lora_A.weight", seed)
+                fill(second, f"{name}.lora_B.weight", seed)
             if adapter.spec.dora:
                 magnitude = adapter.parameters[f"{path}.lora_magnitude_vector"]
                 magnitude.data = row_lengths(weight_of(layer)).to(magnitude.device)

@@ -200,7 +200,7 @@ def _put(module: nn.Module, place: str, layer: nn.Module) -> None:
 
 
 def _part(layer: Any, saved: SavedLayer) -> Part:
-    """On the layer's device, float32. DoRA's ``rows``: ``m / |W + scale * B @ A|`` (Liu et al. 2024, eq. 5)."""
+    """On the layer's device, float32. ``rows`` is ``m / |W + scale * B @ A|`` (Liu et al. 2024, eq. 5)."""
     first, second = (half.detach().float().to(layer.device) for half in (saved.first, saved.second))
     second = saved.scale * second
     if saved.magnitude is None:

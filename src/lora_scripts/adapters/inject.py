@@ -62,6 +62,15 @@ def _holder(module: nn.Module) -> nn.Module:
     return holder
 
 
+def keep_weights(module: nn.Module) -> None:
+    """Takes from bitsandbytes' 4-bit layers the habit of repacking their weights in the first forward pass without
+    gradient on a processor with AVX512-BF16: it rounds the block scales and cannot take that back, so that a
+    validation would change the base that is trained on."""
+    for part in module.modules():
+        if hasattr(part, "support_avx512bf16_for_cpu"):
+            part.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
 def find(module: nn.Module, name: str) -> tuple[str, Any]:
     """The PEFT layer of the module or parameter ``name``, and the path at which its matrices lie."""
     owner, _, leaf = name.rpartition(".")
