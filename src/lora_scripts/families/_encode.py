@@ -229,15 +229,13 @@ class Encoder:
             if len(parts) > 1:
                 self.tallies["split"].add(where)
                 found = parts
-        kept = [self._cut(sequence, where) for sequence in found]
-        return [self._row(sequence, where) for sequence in kept if sequence is not None]
+        return [self._row(each, where) for each in self._cut(found, where) if each is not None]
 
     def _pair(self, chosen: Learnt, rejected: Learnt, where: Location) -> list[TokenRow]:
         if max(len(chosen), len(rejected)) > self.max_length and self.on_long == "drop":
             self.tallies["dropped"].add(where)
             return []
-        first = self._cut(chosen, where)
-        second = self._cut(rejected, where) if first is not None else None
+        first, second = self._cut([chosen, rejected], where, together=True)
         if first is None or second is None:
             return []
         if second.end is None:
@@ -245,15 +243,24 @@ class Encoder:
         row = self._row(first, where)
         return [replace(row, rejected_ids=second.ids, rejected_targets=second.targets)]
 
-    def _cut(self, sequence: Learnt, where: Location) -> Learnt | None:
-        """At most ``max_length`` tokens, None where no answer is left."""
-        if len(sequence) <= self.max_length:
-            return sequence
+    def _cut(self, found: list[Learnt], where: Location, *, together: bool = False) -> list[Learnt | None]:
+        """Each with at most ``max_length`` tokens, None where no answer is left. An example is counted once;
+        ``together``: it is worth nothing when one of them is None."""
         limit = self.max_length
-        shorter = _trimmed(sequence.ids[:limit], sequence.targets[:limit], None, sequence.document)
-        cut = replace(shorter, cut=True)
-        self.tallies["truncated" if cut.targets.any() else "unanswered"].add(where)
-        return cut if cut.targets.any() else None
+        kept: list[Learnt | None] = []
+        for each in found:
+            if len(each) <= limit:
+                kept.append(each)
+                continue
+            shorter = _trimmed(each.ids[:limit], each.targets[:limit], None, each.document)
+            kept.append(replace(shorter, cut=True) if shorter.targets.any() else None)
+        lost = kept.count(None)
+        if lost:
+            self.tallies["unanswered"].add(where)
+        pairs = zip(kept, found, strict=True)
+        if any(each is not None and each is not old for each, old in pairs) and not (together and lost):
+            self.tallies["truncated"].add(where)
+        return kept
 
     def _windows(self, sequence: Learnt) -> list[Learnt]:
         """A plain text in windows of equal length; each begins as the tokenizer begins a text."""

@@ -88,7 +88,7 @@ def _happened(report: TextReport) -> list[str]:
 def _proofs(report: TextReport) -> list[str]:
     table, rows = report.table, report.train
     learnt, lengths, flags = table.loss_tokens[rows], table.lengths[rows], table.flags[rows]
-    total = int(lengths.sum())
+    total = int(report.built.tokens[rows].sum())
     told: dict[str, Any] = {
         "learnt": f"{int(learnt.sum()):,}",
         "total": f"{total:,}",
@@ -106,18 +106,24 @@ def _proofs(report: TextReport) -> list[str]:
     cut = int(((flags & CUT) != 0).sum())
     if cut:
         found.append(say("chat.plan.cut", count=cut))
-    row = int(rows[0])
-    return [*found, say("chat.plan.example", place=table.place(row)), _marked(report, row)]
+    row = table.row(int(rows[0]))
+    found += [
+        say("chat.plan.example", place=table.place(int(rows[0]))),
+        _marked(report, row.ids, row.targets),
+    ]
+    if row.rejected_ids is not None and row.rejected_targets is not None:
+        found += [say("chat.plan.rejected"), _marked(report, row.rejected_ids, row.rejected_targets)]
+    return found
 
 
-def _marked(report: TextReport, number: int) -> str:
+def _marked(report: TextReport, ids: np.ndarray, targets: np.ndarray) -> str:
     """A row as text, with what is learnt between marks: in colour on a terminal."""
-    row, tokenizer = report.table.row(number), report.chat.tokenizer
+    tokenizer, length = report.chat.tokenizer, len(ids)
     coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     begin, end = COLOUR if coloured else PLAIN
-    first = int(np.argmax(row.targets)) if row.targets.any() else 0
-    start = max(0, min(first - SHOWN_TOKENS // 2, len(row.ids) - SHOWN_TOKENS))
-    ids, targets = row.ids[start : start + SHOWN_TOKENS], row.targets[start : start + SHOWN_TOKENS]
+    first = int(np.argmax(targets)) if targets.any() else 0
+    start = max(0, min(first - SHOWN_TOKENS // 2, length - SHOWN_TOKENS))
+    ids, targets = ids[start : start + SHOWN_TOKENS], targets[start : start + SHOWN_TOKENS]
     edges = [0, *(np.flatnonzero(np.diff(targets.astype(np.int8))) + 1).tolist(), len(ids)]
     parts = ["…"] if start else []
     for left, right in pairwise(edges):
@@ -126,7 +132,7 @@ def _marked(report: TextReport, number: int) -> str:
             char if char == "\n" or char.isprintable() else " " for char in tokenizer.decode(ids[left:right])
         )
         parts.append(f"{begin}{text}{end}" if right > left and targets[left] else text)
-    parts += ["…"] if start + SHOWN_TOKENS < len(row.ids) else []
+    parts += ["…"] if start + SHOWN_TOKENS < length else []
     return "\n".join(f"    {line}" for line in "".join(parts).split("\n"))
 
 
@@ -162,8 +168,9 @@ def micro_batches(report: TextReport) -> tuple[float, float]:
     plan, lengths = report.plan, report.table.lengths[report.train].astype(np.int64)
     assert plan is not None
     size = plan.batch_size
+    used = float(report.built.tokens[report.train].mean())
     if report.packing:
-        return float(lengths.mean()) * min(size, len(lengths)), 0.0
+        return used * min(size, len(lengths)), 0.0
     groups = length_groups(lengths)
     order = np.lexsort((report.table.keys[report.train], groups))
     places = batches = 0
@@ -174,5 +181,4 @@ def micro_batches(report: TextReport) -> tuple[float, float]:
         counts = np.diff(np.append(starts, len(inside)))
         places += int((widths * counts).sum())
         batches += len(starts)
-    total = int(lengths.sum())
-    return total / max(1, batches), 1 - total / max(1, places)
+    return used * len(lengths) / max(1, batches), 1 - int(lengths.sum()) / max(1, places)

@@ -39,12 +39,13 @@ Progress = Callable[[str, int, int], None]
 @dataclass(frozen=True)
 class Built:
     """A table with what stands beside it. ``prompts`` (n,) uint64: hash of what comes before a row's first
-    answer, 0 where nothing does; ``weights`` (n,) float32: how often a row counts per epoch; ``files``: path
-    -> SHA-256."""
+    answer, 0 where nothing does; ``weights`` (n,) float32: how often a row counts per epoch; ``tokens``
+    (n,) int32: all tokens of a row, of a pair those of both answers; ``files``: path -> SHA-256."""
 
     table: TokenTable
     prompts: np.ndarray
     weights: np.ndarray
+    tokens: np.ndarray
     problems: list[Problem]
     files: dict[str, str]
 
@@ -144,14 +145,14 @@ def _kept(path: Path, sources: Sequence[Texts]) -> Built | None:
     try:
         table = TokenTable.open(path)
         with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
-            prompts, weights = arrays["prompts"], arrays["weights"]
+            prompts, weights, tokens = arrays["prompts"], arrays["weights"], arrays["tokens"]
     except (FileNotFoundError, DamagedTableError, ValueError, KeyError, OSError):
         return None
     if len(prompts) != len(table):
         return None
     problems = [_problem(told) for told in table.meta["problems"]]
     files = {name: sha for texts in sources for name, sha in texts.files.items()}
-    return Built(table, prompts, weights, problems, files)
+    return Built(table, prompts, weights, tokens, problems, files)
 
 
 class _Wrong(Exception):  # noqa: N818 - leaves the writer of the table, nothing else
@@ -169,6 +170,7 @@ class _Writing:
     meta: dict[str, Any] = field(default_factory=dict)
     prompts: array[int] = field(default_factory=lambda: array("Q"))
     weights: array[float] = field(default_factory=lambda: array("f"))
+    tokens: array[int] = field(default_factory=lambda: array("i"))
     wrong: list[Problem] = field(default_factory=list)
     hidden: int = 0
     kinds: dict[str, tuple[int, Problem]] = field(default_factory=dict)
@@ -207,7 +209,9 @@ class _Writing:
             for example, row in self.encoder.encode_all(self._examples(texts), self.add):
                 self.prompts.append(_prompt_hash(row))
                 self.weights.append(example.weight)
-                self.highest = max(self.highest, int(row.ids.max(initial=-1)))
+                other = row.ids[:0] if row.rejected_ids is None else row.rejected_ids
+                self.tokens.append(len(row.ids) + len(other))
+                self.highest = max(self.highest, int(row.ids.max(initial=-1)), int(other.max(initial=-1)))
                 yield replace(row, flags=row.flags | HELD_OUT) if number else row
         problems = self.problems
         if errors(problems):
@@ -245,9 +249,12 @@ class _Writing:
             self.progress("tokens", self.read, self.read)
 
     def save_arrays(self, handle: Any) -> None:
-        prompts = np.frombuffer(self.prompts, np.uint64) if self.prompts else np.zeros(0, np.uint64)
-        weights = np.frombuffer(self.weights, np.float32) if self.weights else np.zeros(0, np.float32)
-        np.savez(handle, prompts=prompts, weights=weights)
+        np.savez(
+            handle,
+            prompts=np.array(self.prompts, np.uint64),
+            weights=np.array(self.weights, np.float32),
+            tokens=np.array(self.tokens, np.int32),
+        )
 
 
 def without_rejected(example: TextExample) -> TextExample:
