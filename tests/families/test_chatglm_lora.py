@@ -11,13 +11,13 @@ from safetensors.torch import load_file
 from lora_scripts.adapters.attach import attach
 from lora_scripts.adapters.spec import AdapterSpec
 from lora_scripts.core.problems import ProblemsError
+from lora_scripts.export.original_layout import write_original_layout
 from lora_scripts.export.peft_folder import write_peft
 from lora_scripts.export.text_facts import TextFacts
 from lora_scripts.export.text_proof import read_back_peft
 from lora_scripts.families import _chatglm_layout as layout
 from lora_scripts.families import _source
 from lora_scripts.families.chatglm import FAMILY
-from lora_scripts.toolbox.original_layout import write_original_layout
 from tests.families import chatglm_toy as toy
 
 IDS = torch.randint(0, 700, (1, 33), generator=torch.Generator().manual_seed(5))

@@ -137,6 +137,11 @@ class Conversing:
             raise ProblemsError(Problem("LS4155", {"path": str(self.vocab_path.parent)}))
         return encode(self.generation, self.words, turns, tools, prompt=prompt)
 
+    def save_pretrained(self, save_directory: Any, *args: Any, **options: Any) -> Any:
+        """Writes what ``plain`` gives, which Transformers loads as its own."""
+        tokenizer: Any = self
+        return tokenizer.plain().save_pretrained(save_directory, *args, **options)
+
     def verify(self, texts: Iterable[str]) -> str | None:
         """The first text that this tokenizer splits otherwise than SentencePiece, or None."""
         tokenizer: Any = self
@@ -182,12 +187,12 @@ def _classes() -> tuple[type, type]:
     from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
 
     class ChatGLMTokenizerFast(Conversing, PreTrainedTokenizerFast):
-        def save_pretrained(self, save_directory: Any, *args: Any, **options: Any) -> Any:
-            """Writes a tokenizer that Transformers loads as its own. In it, special tokens in text count."""
-            plain = PreTrainedTokenizerFast(
+        def plain(self) -> Any:
+            """The same as a class of Transformers, for templates and programs of others: special tokens that
+            a text spells out count in it."""
+            return PreTrainedTokenizerFast(
                 tokenizer_object=self.backend_tokenizer, **_settings(self.generation), **_names(self)
             )
-            return plain.save_pretrained(save_directory, *args, **options)
 
     class ChatGLMTokenizerSlow(Conversing, SentencePieceBackend):
         def tokenize(self, text: str, pair: str | None = None, **options: Any) -> list[str]:
@@ -202,12 +207,13 @@ def _classes() -> tuple[type, type]:
         ) -> list[int]:
             return [*self.convert_tokens_to_ids(list(START)), *token_ids_0, *(token_ids_1 or [])]
 
-        def save_pretrained(self, save_directory: Any, *args: Any, **options: Any) -> Any:
-            plain = SentencePieceBackend(
+        def plain(self) -> Any:
+            """As the fast one's."""
+            made = SentencePieceBackend(
                 vocab_file=str(self.vocab_path), **_settings(self.generation), **_names(self)
             )
-            plain.add_special_tokens({"additional_special_tokens": _added()})
-            return plain.save_pretrained(save_directory, *args, **options)
+            made.add_special_tokens({"additional_special_tokens": _added()})
+            return made
 
     return ChatGLMTokenizerFast, ChatGLMTokenizerSlow
 

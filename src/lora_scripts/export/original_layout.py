@@ -12,9 +12,10 @@ from pathlib import Path
 
 from lora_scripts.core.files import write_atomic
 from lora_scripts.core.problems import Location, Problem, ProblemsError
-from lora_scripts.export.peft_layers import CONFIG, WEIGHTS, read_peft
-from lora_scripts.export.tensors_file import write_safetensors
 from lora_scripts.families._source import find, resolve
+
+from .peft_layers import CONFIG, WEIGHTS, read_peft
+from .tensors_file import write_safetensors
 
 
 @dataclass(frozen=True)
