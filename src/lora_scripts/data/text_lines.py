@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..core.problems import Location, Problem
@@ -84,7 +84,8 @@ def _not_utf8(path: Path, sha256: str, size: int) -> Scan:
     if size <= WHOLE:
         text, problems = read_text(path)
         if text is not None:
-            return Scan(sha256, "gb18030", problems=tuple(problems))
+            at = Location(str(path), first)
+            return Scan(sha256, "gb18030", problems=tuple(replace(p, where=at) for p in problems))
     if bad * 2 < total:
         return Scan(sha256, damaged=True)
     return Scan(sha256, None, problems=(Problem("LS2010", {"file": path.name}, Location(str(path), first)),))
