@@ -13,6 +13,8 @@ from typing import Any
 
 from ._special_tokens import Specials, starts_by_itself
 
+NEUTRAL = ("\n", "0")
+"""What seldom shares a token with the text behind it."""
 REMEMBERED, SHORT = 4096, 120
 """How many ends of prompts are kept, and up to which length in characters."""
 
@@ -86,22 +88,28 @@ class Aligner:
                 continue
             ids = ids[: first + head] + end
             found.append(len(ids))
-            first, shift = len(ids) - bool(put), place - len(put)
+            skipped = _holding(rest, len(put))
+            first, shift = len(ids) - skipped, place - len(put)
             text, encoded = put + text[local:], rest
-            ids += list(encoded.ids)[bool(put) :]
+            ids += list(rest.ids)[skipped:]
         return Tokens(ids, found, crossed)
 
     def _continued(self, text: str) -> tuple[Any, str]:
-        """The tokens of ``text`` as it goes on within another, and what was put in front of it to get them:
-        where a text of its own would begin with a space, a special token. None where that does not help."""
+        """The tokens of ``text`` as it goes on within another, and what was put in front of it to get them
+        where a text of its own would begin with a space. None where nothing helps."""
         if not self.prefixes:
             return self._encode([text])[0], ""
-        put = self.tokenizer.eos_token or self.tokenizer.bos_token
-        if put is None:
-            return None, ""
-        encoded = self._encode([put + text])[0]
-        clean = len(encoded.ids) > 1 and (text[0].isspace() or not encoded.tokens[1].startswith("▁"))
-        return (encoded, put) if clean and encoded.ids[0] == self.specials.number(put) else (None, "")
+        for put in NEUTRAL:
+            encoded = self._encode([put + text])[0]
+            at = _holding(encoded, len(put))
+            spaced = at < len(encoded.ids) and encoded.tokens[at].startswith("▁")
+            if (
+                at < len(encoded.ids)
+                and encoded.offsets[at][0] == len(put)
+                and spaced == text.startswith(" ")
+            ):
+                return encoded, put
+        return None, ""
 
     def _before(self, text: str, encoded: Any, place: int) -> tuple[int, list[int]]:
         """The tokens of ``text[:place]`` alone: how many of ``encoded`` up to the last special token, and

@@ -28,6 +28,7 @@ Thinking = Literal["keep", "drop"]
 EMPTY_THINK = re.compile(r"<think>\s*</think>\s*")
 FILLED_THINK = re.compile(r"<think>(.*?\S.*?)</think>", re.DOTALL)
 MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
+INNER_NAME = re.compile(r"__[a-z]+__")
 FIXED_DATE = "26 Jul 2024"
 """What templates with a ``date_string`` (Llama 3) are given, so that rows are the same every day: their own
 value for clients without a clock."""
@@ -91,10 +92,15 @@ class Chat:
         return self.template is not None
 
     def _compiles(self) -> None:
-        from jinja2 import TemplateSyntaxError
+        from jinja2 import Environment, TemplateSyntaxError
         from jinja2.sandbox import SecurityError
 
         try:
+            # The sandbox shows Python's inner names as empty; whoever asks for them means no good.
+            for _, kind, value in Environment().lex(self.source):
+                inner = kind in ("name", "string") and INNER_NAME.search(value)
+                if inner:
+                    raise SecurityError(f"{inner.group()} is out of bounds")
             self._render([{"role": "user", "content": _USER}], None)
         except (TemplateSyntaxError, SecurityError) as error:
             reason = printable(str(error), 200)
