@@ -158,3 +158,10 @@ def test_merged_it_is_a_glm_that_needs_neither_us_nor_foreign_code(tmp_path, mod
         for t in (words, model.tokenizer)
     ]
     assert prompts[0] == prompts[1]
+
+
+def test_the_card_speaks_of_what_works(model):
+    told = "\n".join(FAMILY.how_to_use("THUDM/chatglm3-6b", "voice", 8))
+    assert "AutoPeftModelForCausalLM" not in told
+    assert "--to original --base THUDM/chatglm3-6b --lora . --output voice-original" in told
+    assert "--max-lora-rank 32 --lora-modules voice=./voice-original" in told

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from lora_scripts.core.catalogue import say
 from lora_scripts.core.problems import Location, Problem, ProblemsError
 
 from . import _chatglm_layout as layout
@@ -132,6 +133,33 @@ class ChatGLM(CausalFamily):
             return None
         return Problem("LS4157", {"text": repr(different[:80])}, severity="warning")
 
+    def how_to_use(self, base: str, name: str, rank: int) -> list[str]:
+        """Lines of Markdown for the model card: an adapter of the native classes fits programs that run the
+        original files only after translation."""
+        original = f"{name}-original"
+        return [
+            say("chatglm.use.talk"),
+            "",
+            "```",
+            f"lora-scripts chat --base {base} --lora .",
+            "```",
+            "",
+            say("chatglm.use.merged"),
+            "",
+            "```",
+            f"lora-scripts merge --base {base} --lora . --output {name}-merged",
+            f"vllm serve ./{name}-merged",
+            "```",
+            "",
+            say("chatglm.use.original", rank=3 * rank),
+            "",
+            "```",
+            f"lora-scripts export --to original --base {base} --lora . --output {original}",
+            f"vllm serve {base} --trust-remote-code --tokenizer . --enable-lora"
+            f" --max-lora-rank {_allowed(3 * rank)} --lora-modules {name}=./{original}",
+            "```",
+        ]
+
     def to_original_layout(
         self, state: Mapping[str, Tensor], settings: Mapping[str, Any], config: Mapping[str, Any]
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -142,6 +170,11 @@ class ChatGLM(CausalFamily):
         """
         found = layout.to_original_layout(state, config)
         return found, layout.adapter_settings(settings, found)
+
+
+def _allowed(rank: int) -> int:
+    """The least ``--max-lora-rank`` of vLLM that takes ``rank``."""
+    return next((size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank), rank)
 
 
 FAMILY = ChatGLM(SHEET)
