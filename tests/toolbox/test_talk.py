@@ -215,7 +215,15 @@ def test_a_stopped_answer_stops(model):
     assert generate_texts(model, PROMPTS[:1], max_new_tokens=4)
 
 
-def test_an_answer_fits_in_what_is_left_of_the_context(model):
+def test_an_answer_fits_in_what_is_left_of_the_context(model, monkeypatch):
+    generate, lengths = model.predictor.generate, []
+
+    def measured(**given):
+        found = generate(**given)
+        lengths.append(found.shape[1])
+        return found
+
+    monkeypatch.setattr(model.predictor, "generate", measured)
     tight = "a b c d e f g h i j " * 12
     rows = [prompt_ids(model.tokenizer, [{"role": "user", "content": text}]) for text in (tight, "?")]
     left = model.description.context - len(rows[0])
@@ -223,6 +231,7 @@ def test_an_answer_fits_in_what_is_left_of_the_context(model):
     settings = {"max_new_tokens": 60}
     together = generate_texts(model, [tight, "?"], **settings)
     assert together == [generate_texts(model, [text], **settings)[0] for text in (tight, "?")]
+    assert max(lengths) == model.description.context
     with pytest.raises(ProblemsError) as error:
         generate_texts(model, ["a b c d e f g h i j " * 40])
     assert error.value.problems[0].code == "LS4354"
