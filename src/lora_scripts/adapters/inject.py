@@ -63,9 +63,11 @@ def _holder(module: nn.Module) -> nn.Module:
 
 
 def keep_weights(module: nn.Module) -> None:
-    """Takes from bitsandbytes' 4-bit layers the habit of repacking their weights in the first forward pass without
-    gradient on a processor with AVX512-BF16: it rounds the block scales and cannot take that back, so that a
-    validation would change the base that is trained on."""
+    """Stops bitsandbytes' 4-bit layers from repacking their weights.
+
+    On a processor with AVX512-BF16 they do so in the first forward pass without gradient. That rounds the
+    scales of the blocks for good, so that a validation would change the base that is trained on.
+    """
     for part in module.modules():
         if hasattr(part, "support_avx512bf16_for_cpu"):
             part.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
