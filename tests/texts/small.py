@@ -127,7 +127,6 @@ SIZES: dict[str, Any] = {
     "num_key_value_heads": 2,
     "head_dim": 16,
     "max_position_embeddings": 256,
-    "attn_implementation": "sdpa",
 }
 EXPERTS: dict[str, Any] = {"moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2}
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -142,7 +141,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "sliding_window": 8,
         "attn_logit_softcapping": 5.0,
         "final_logit_softcapping": 4.0,
-        "attn_implementation": "eager",
     },
     "gemma3_text": {"query_pre_attn_scalar": 16, "sliding_window": 8, "num_hidden_layers": 6},
     "glm": {"pad_token_id": 0},
@@ -152,7 +150,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
         "num_experts_per_tok": 2,
         "sliding_window": 8,
-        "attn_implementation": "eager",
     },
     "cohere": {"logit_scale": 0.25, "pad_token_id": 0},
     "granite": {"logits_scaling": 3.0, "residual_multiplier": 0.5, "attention_multiplier": 0.2},

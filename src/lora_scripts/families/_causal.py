@@ -98,13 +98,14 @@ class CausalFamily:
         import torch
 
         from ._heads import find_head
+        from ._lean_layers import make_lean
         from ._packed_attention import register
 
         place, asked = torch.device(device), dtype or torch.float32
         config = self.config(source)
         description = self._described(source, config)
         own = loading.class_of(config)._can_set_attn_implementation()
-        module = self.load_module(
+        module: Any = self.load_module(
             source,
             config,
             device=place,
@@ -114,6 +115,7 @@ class CausalFamily:
         )
         module.requires_grad_(False).eval()
         module.config.use_cache = False
+        make_lean(module)
         model = CausalModel(
             family=self,
             description=description,

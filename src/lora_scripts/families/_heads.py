@@ -21,35 +21,33 @@ class Head:
     from a full pass, so that the whole logits stand for the hidden states: right, but not lean.
     """
 
-    module: nn.Module
+    module: Any
     way: Literal["linear", "own", "whole"]
     vocabulary: int
 
     def states(self, ids: Tensor, places: Tensor) -> Tensor:
         """(B, T) tokens and positions -> (B, T, D) what ``logits`` takes."""
         if self.way == "whole":
-            return self._run(ids, position_ids=places).logits  # type: ignore[no-any-return]
-        return _backbone(self.module)(  # type: ignore[no-any-return]
-            input_ids=ids, position_ids=places, use_cache=False
-        ).last_hidden_state
+            return self._run(ids, position_ids=places).logits
+        return _backbone(self.module)(input_ids=ids, position_ids=places, use_cache=False).last_hidden_state
 
     def logits(self, states: Tensor) -> Tensor:
         """(n, D) -> (n, V) as the model itself computes them, differentiable."""
         if self.way == "whole":
             return states
         if self.way == "linear":
-            head: Any = self.module.get_output_embeddings()  # type: ignore[operator]
-            return head(states)  # type: ignore[no-any-return]
+            head: Any = self.module.get_output_embeddings()
+            return head(states)
         with _instead_of_backbone(self.module, states[None]):
             ids = states.new_zeros((1, len(states)), dtype=_long())
-            return self._run(ids).logits[0]  # type: ignore[no-any-return]
+            return self._run(ids).logits[0]
 
     def plain(self) -> nn.Linear | None:
         """The layer, while it is frozen and its plain product is the logits: then the gradient has a short
         form. None for one that is adapted or quantised."""
         from torch import nn
 
-        layer: Any = self.module.get_output_embeddings()  # type: ignore[operator]
+        layer: Any = self.module.get_output_embeddings()
         free = type(layer) is nn.Linear and not any(p.requires_grad for p in layer.parameters())
         return layer if self.way == "linear" and free else None
 
@@ -91,7 +89,7 @@ def _instead_of_backbone(module: nn.Module, states: Tensor) -> Iterator[None]:
         del backbone.forward
 
 
-def find_head(module: nn.Module) -> Head:
+def find_head(module: Any) -> Head:
     """The leanest way whose logits are the model's own, tried on a few tokens.
 
     Hidden states many times their size are tried too, since a cap on the logits shows only there.
@@ -104,8 +102,12 @@ def find_head(module: nn.Module) -> Head:
     device = next(module.parameters()).device
     ids = torch.randint(0, words, (1, PROBE), generator=drawn).to(device)
     places = torch.arange(PROBE, device=device)[None]
-    whole, own, linear = (Head(module, way, words) for way in ("whole", "own", "linear"))  # type: ignore[arg-type]
-    if _backbone(module) is module or module.get_output_embeddings() is None:  # type: ignore[operator]
+    whole, own, linear = (
+        Head(module, "whole", words),
+        Head(module, "own", words),
+        Head(module, "linear", words),
+    )
+    if _backbone(module) is module or module.get_output_embeddings() is None:
         return whole
     with torch.no_grad():
         expected = whole.states(ids, places)[0]

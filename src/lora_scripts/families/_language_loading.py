@@ -121,9 +121,11 @@ def check(source: Source) -> None:
 @contextmanager
 def _reading(source: Source) -> Iterator[None]:
     """What Transformers and the GGUF reader raise over a damaged file becomes LS4105."""
+    from huggingface_hub.errors import StrictDataclassError
+
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, IndexError, UnicodeError) as error:
+    except (OSError, ValueError, LookupError, RuntimeError, TypeError, StrictDataclassError) as error:
         reason = (str(error) or type(error).__name__).strip().splitlines()[0][:300]
         raise stop("LS4105", source, reason=reason) from error
 
@@ -154,9 +156,11 @@ def read_config(source: Source) -> Any:
             return AutoConfig.from_pretrained(
                 str(source.path.parent), gguf_file=source.path.name, local_files_only=True
             )
-    plain = {key: value for key, value in source.config.items() if key != "auto_map"}
     with _reading(source):
-        return CONFIG_MAPPING[plain["model_type"]].from_dict(plain)
+        # The class is chosen here, so that a folder's auto_map never comes into play.
+        return CONFIG_MAPPING[source.config["model_type"]].from_pretrained(
+            str(source.path), local_files_only=True
+        )
 
 
 def class_of(config: Any) -> Any:
@@ -252,6 +256,7 @@ def load_weights(
     """
     from transformers import AutoModelForCausalLM
 
+    loader: Any = AutoModelForCausalLM
     gguf = source.kind == "gguf"
     if gguf and quantization != "none":
         raise stop("LS4109", source, quantization=quantization)
@@ -264,7 +269,7 @@ def load_weights(
         extra["device_map"] = {"": str(device)}
     quiet_libraries()
     with _reading(source):
-        module, report = AutoModelForCausalLM.from_pretrained(
+        module, report = loader.from_pretrained(
             str(source.path.parent if gguf else source.path),
             dtype=dtype,
             local_files_only=True,

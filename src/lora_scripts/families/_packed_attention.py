@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +117,7 @@ def attention(
                 module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
             )
         if attention_mask is None:
-            attention_mask = _band(query.shape[2], key.shape[2], sliding_window, query.device)
+            attention_mask = band(query.shape[2], key.shape[2], sliding_window, query.device)
         return _bent(query, key, value, attention_mask, scale, dropout, softcap, s_aux).transpose(1, 2), None
 
     causal = kwargs.get("is_causal")
@@ -130,21 +129,27 @@ def attention(
         raise NotPackableError("a bias by position")
 
     if not bends and dropout == 0.0:
-        if query.device.type == "cpu" and query.dtype in _halves() and key.shape[1:] == value.shape[1:]:
-            return _plain()(query, key, value, pack, scale, sliding_window), None
-        if query.device.type == "cuda" and _varlen_works(query.device, query.dtype, query.shape[-1]):
-            return _varlen(query, key, value, pack, scale, sliding_window), None
+        if query.device.type == "cpu" and query.dtype in halves() and key.shape[1:] == value.shape[1:]:
+            from ._plain_attention import plain
+
+            return plain()(query, key, value, pack, scale, sliding_window), None
+        if query.device.type == "cuda":
+            from ._varlen_attention import varlen, works
+
+            if works(query.device, query.dtype, query.shape[-1]):
+                return varlen(query, key, value, pack, scale, sliding_window), None
     outs = []
+    seen: Tensor | None
     for start, stop in pack.rows:
         q, k, v = (part[:, :, start:stop] for part in (query, key, value))
         windowed = sliding_window is not None and stop - start > sliding_window
         if bends:
-            seen = _shared_band(pack, stop - start, sliding_window, query.device)
+            seen = _sharedband(pack, stop - start, sliding_window, query.device)
             out = _bent(q, k, v, seen, scale, dropout, softcap, s_aux)
         else:
             from torch.nn.functional import scaled_dot_product_attention as sdpa
 
-            seen = _shared_band(pack, stop - start, sliding_window, query.device) if windowed else None
+            seen = _sharedband(pack, stop - start, sliding_window, query.device) if windowed else None
             many = q.shape[1] // k.shape[1]
             if many > 1:
                 k, v = (part.repeat_interleave(many, dim=1) for part in (k, v))
@@ -155,13 +160,13 @@ def attention(
     return torch.cat(outs, dim=1), None
 
 
-def _halves() -> tuple[torch.dtype, ...]:
+def halves() -> tuple[torch.dtype, ...]:
     import torch
 
     return torch.bfloat16, torch.float16
 
 
-def _band(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
+def band(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
     """(1, 1, queries, keys) bool: what a causal model sees, the last query being at the last key."""
     import torch
 
@@ -172,10 +177,10 @@ def _band(queries: int, keys: int, window: int | None, device: torch.device) -> 
     return seen[None, None]
 
 
-def _shared_band(pack: Pack, length: int, window: int | None, device: torch.device) -> Tensor:
+def _sharedband(pack: Pack, length: int, window: int | None, device: torch.device) -> Tensor:
     key = (length, window, device)
     if key not in pack.masks:
-        pack.masks[key] = _band(length, length, window, device)
+        pack.masks[key] = band(length, length, window, device)
     found: Tensor = pack.masks[key]
     return found
 
@@ -212,136 +217,3 @@ def _bent(
         weights = scores.softmax(dim=-1)
     weights = F.dropout(weights.to(query.dtype), p=dropout)
     return torch.matmul(weights, value)
-
-
-@lru_cache
-def _plain() -> Any:
-    """Plain matrix products, row by row: on a CPU in half precision their backward pass is faster than the
-    fused kernel's. Heads that share keys are one longer matrix, so that nothing is repeated."""
-    import torch
-
-    def penalty(pack: Pack, length: int, many: int, window: int | None, like: Tensor) -> Tensor:
-        key = ("penalty", length, many, window, like.dtype)
-        if key not in pack.masks:
-            seen = _shared_band(pack, length, window, like.device)[0, 0]
-            zero = torch.zeros(length, length, dtype=like.dtype)
-            pack.masks[key] = zero.masked_fill_(~seen, float("-inf")).repeat(many, 1)
-        found: Tensor = pack.masks[key]
-        return found
-
-    class Plain(torch.autograd.Function):
-        @staticmethod
-        def forward(
-            ctx: Any, query: Tensor, key: Tensor, value: Tensor, pack: Pack, scale: float, window: int | None
-        ) -> Tensor:
-            heads, tokens, width = query.shape[1:]
-            groups = key.shape[1]
-            many = heads // groups
-            out = query.new_empty(1, tokens, heads, width)
-            kept = []
-            for start, stop in pack.rows:
-                size = stop - start
-                q = query[0, :, start:stop].reshape(groups, many * size, width)
-                keys = key[0, :, start:stop].transpose(1, 2)
-                scores = torch.baddbmm(penalty(pack, size, many, window, q), q, keys, alpha=scale)
-                weights = scores.softmax(dim=-1)
-                mixed = torch.bmm(weights, value[0, :, start:stop])
-                out[0, start:stop].view(size, groups, many, width).copy_(
-                    mixed.view(groups, many, size, width).permute(2, 0, 1, 3)
-                )
-                kept.append(weights)
-            ctx.save_for_backward(query, key, value, *kept)
-            ctx.pack, ctx.scale = pack, scale
-            return out
-
-        @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
-            query, key, value, *kept = ctx.saved_tensors
-            heads, _, width = query.shape[1:]
-            groups = key.shape[1]
-            many = heads // groups
-            # In the layout of the projections that they go on to: tokens first.
-            d_query, d_key, d_value = (torch.empty_like(part.transpose(1, 2)) for part in (query, key, value))
-            for (start, stop), weights in zip(ctx.pack.rows, kept, strict=True):
-                size = stop - start
-                q = query[0, :, start:stop].reshape(groups, many * size, width)
-                keys, values = key[0, :, start:stop], value[0, :, start:stop]
-                out = grad[0, start:stop].view(size, groups, many, width).permute(1, 2, 0, 3)
-                out = out.reshape(groups, many * size, width)
-                d_value[0, start:stop].copy_(torch.bmm(weights.transpose(1, 2), out).transpose(0, 1))
-                inner = torch.bmm(out, values.transpose(1, 2))
-                inner = torch._softmax_backward_data(inner, weights, -1, weights.dtype)
-                flat = torch.bmm(inner, keys).view(groups, many, size, width).permute(2, 0, 1, 3)
-                d_query[0, start:stop].view(size, groups, many, width).copy_(flat)
-                d_key[0, start:stop].copy_(torch.bmm(inner.transpose(1, 2), q).transpose(0, 1))
-            d_query.mul_(ctx.scale)
-            d_key.mul_(ctx.scale)
-            return (*(part.transpose(1, 2) for part in (d_query, d_key, d_value)), None, None, None)
-
-    return Plain.apply
-
-
-def _cumulative(pack: Pack, device: torch.device) -> Tensor:
-    import torch
-
-    key = ("cumulative", device)
-    if key not in pack.masks:
-        pack.masks[key] = torch.tensor(pack.bounds, dtype=torch.int32).to(device, non_blocking=True)
-    found: Tensor = pack.masks[key]
-    return found
-
-
-def _varlen(
-    query: Tensor, key: Tensor, value: Tensor, pack: Pack, scale: float, window: int | None
-) -> Tensor:
-    """FlashAttention over rows of unlike length, as PyTorch ships it."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    bounds, longest = _cumulative(pack, query.device), pack.longest
-    left = -1 if window is None or window >= longest else window - 1
-    q, k, v = (part[0].transpose(0, 1).contiguous() for part in (query, key, value))
-    out = varlen_attn(
-        q, k, v, bounds, bounds, longest, longest, scale=scale, window_size=(left, 0), enable_gqa=True
-    )
-    return out[None]  # type: ignore[index]
-
-
-@lru_cache
-def _varlen_works(device: torch.device, dtype: torch.dtype, width: int) -> bool:
-    """Whether this card runs it and gives what SDPA gives, forward and backward; tried once, on two short
-    rows."""
-    import torch
-
-    if dtype not in _halves():
-        return False
-    shape = (1, 4, 12, width)
-    drawn = torch.Generator("cpu").manual_seed(0)
-    parts = [torch.randn(shape, generator=drawn).to(device, dtype) for _ in range(3)]
-    parts[1], parts[2] = parts[1][:, :2], parts[2][:, :2]
-    pack = Pack((0, 5, 12))
-    results = []
-    try:
-        for varlen in (True, False):
-            q, k, v = (part.detach().clone().requires_grad_() for part in parts)
-            if varlen:
-                out = _varlen(q, k, v, pack, 0.3, 4)
-            else:
-                from torch.nn.functional import scaled_dot_product_attention as sdpa
-
-                rows = [
-                    sdpa(
-                        *(part[:, :, a:b] for part in (q, k, v)),
-                        attn_mask=_band(b - a, b - a, 4, device),
-                        scale=0.3,
-                        enable_gqa=True,
-                    )
-                    for a, b in pack.rows
-                ]
-                out = torch.cat(rows, dim=2).transpose(1, 2)
-            out.float().square().sum().backward()
-            results.append([out.detach(), *(part.grad for part in (q, k, v))])
-    except (RuntimeError, NotImplementedError, ImportError):
-        return False
-    return all(
-        torch.allclose(a.float(), b.float(), atol=0.05, rtol=0.05) for a, b in zip(*results, strict=True)
-    )

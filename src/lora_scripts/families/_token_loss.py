@@ -104,7 +104,7 @@ def _fused() -> Any:
             return scores
 
         @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        def backward(ctx: Any, grad: Tensor) -> Any:
             (slope,) = ctx.saved_tensors
             return (slope * grad[:, None]).to(slope.dtype), None, None, None, None
 

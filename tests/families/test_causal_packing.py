@@ -1,0 +1,217 @@
+"""Rows laid end to end see themselves only: against Transformers' own eager models, row by row."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lora_scripts.families import _packed_attention, _plain_attention
+from lora_scripts.families._causal import notes, packing_is_isolated
+from lora_scripts.families._source import find, resolve
+from tests.texts import small
+
+DENSE = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "phi3")
+OTHERS = ("qwen3_moe", "gpt_oss", "cohere", "granite")
+LENGTHS = (17, 40, 1, 23)
+"""Longer than the tiny models' windows of 8, one of a single token."""
+
+
+def rows(seed: int = 0) -> list[torch.Tensor]:
+    drawn = torch.Generator().manual_seed(seed)
+    return [torch.randint(3, 500, (size,), generator=drawn) for size in LENGTHS]
+
+
+def items(some: list[torch.Tensor]) -> list[dict[str, Any]]:
+    return [{"ids": row, "targets": torch.ones(len(row), dtype=torch.bool)} for row in some]
+
+
+def load(folder: Path, **asked: Any) -> Any:
+    source = resolve(str(folder))
+    return find("auto", source).load(source, **asked)
+
+
+def own_eager(folder: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+
+
+@pytest.mark.parametrize("kind", DENSE + OTHERS)
+def test_a_pack_gives_what_the_library_gives_row_by_row(tmp_path, kind):
+    model = load(small.write_model(tmp_path, kind))
+    own = own_eager(tmp_path)
+    assert model.packing
+    batch = model.family.collate(model, items(rows()))
+    places = batch["boundaries"].tolist()
+    with torch.no_grad(), _packed_attention.packed(places):
+        states = model.head.states(batch["input_ids"], batch["position_ids"])[0]
+        logits = model.head.logits(states)
+        for row, (start, stop) in zip(rows(), pairwise(places), strict=True):
+            expected = own(row[None], use_cache=False).logits[0]
+            assert (logits[start:stop] - expected).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_padded_rows_give_the_same(tmp_path, kind):
+    model = load(small.write_model(tmp_path, kind))
+    packed = model.family.predict(model, model.family.collate(model, items(rows())))
+    model.packing = False
+    batch = model.family.collate(model, items(rows()))
+    assert "boundaries" not in batch
+    assert batch["input_ids"].shape == (4, 40)
+    torch.testing.assert_close(model.family.predict(model, batch), packed, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_changing_a_row_moves_no_other(tmp_path, dtype):
+    model = load(small.write_model(tmp_path), dtype=dtype)
+    before, changed = rows(), rows()
+    changed[1] = (changed[1] + 7) % 500
+    one, other = (model.family.collate(model, items(some)) for some in (before, changed))
+    with torch.no_grad():
+        first, second = (model.family.predict(model, batch) for batch in (one, other))
+    moved = (first != second).nonzero().squeeze(1)
+    assert set(one["rows"][moved].tolist()) == {1}
+
+
+def ignore_boundaries(monkeypatch) -> None:
+    class Whole(_packed_attention.Pack):
+        @property
+        def rows(self):
+            return [(0, self.bounds[-1])]
+
+    monkeypatch.setattr(_packed_attention, "Pack", Whole)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_ignored_boundaries_are_found(tmp_path, monkeypatch, dtype):
+    folder = small.write_model(tmp_path)
+    model = load(folder, dtype=dtype)
+    assert packing_is_isolated(model, rows()[:3])
+    ignore_boundaries(monkeypatch)
+    assert not packing_is_isolated(model, rows()[:3])
+    assert not load(folder, dtype=dtype).packing
+
+
+def test_positions_that_do_not_restart_are_found(tmp_path, monkeypatch):
+    from lora_scripts.families import _text_batch
+
+    def ongoing(*args, **kwargs):
+        batch = collate(*args, **kwargs)
+        batch["position_ids"] = 3 * torch.arange(batch["input_ids"].shape[1])[None]
+        return batch
+
+    collate = _text_batch.collate
+    model = load(small.write_model(tmp_path))
+    monkeypatch.setattr(_text_batch, "collate", ongoing)
+    model_rows = [row.repeat(4) for row in rows()[:3]]
+    assert not packing_is_isolated(model, model_rows)
+
+
+LINEAR = {
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "shared_expert_intermediate_size": 32,
+}
+UNPACKABLE: dict[str, dict[str, Any]] = {
+    "qwen3_next": {**small.EXPERTS, **LINEAR, "num_hidden_layers": 4},
+    "qwen3_5_text": {**LINEAR, "num_hidden_layers": 4},
+    "mamba2": {"num_heads": 8, "head_dim": 16, "state_size": 16, "n_groups": 1, "expand": 2},
+    "gptj": {"n_embd": 64, "n_layer": 2, "n_head": 4, "rotary_dim": 8},
+}
+"""Two hybrids and a recurrent one, whose state goes on into the next row, and one with an attention of its
+own."""
+
+
+@pytest.mark.parametrize("kind", UNPACKABLE)
+def test_models_whose_rows_would_leak_are_padded_and_say_so(tmp_path, kind):
+    model = load(small.write_model(tmp_path, kind, **UNPACKABLE[kind]))
+    assert not model.packing
+    assert kind in notes(model, packing=True)[0]
+    assert notes(model, packing=False) == []
+    own = own_eager(tmp_path)
+    expected = [
+        own(row[None], use_cache=False).logits[0].log_softmax(-1)[:-1].gather(1, row[1:, None]).squeeze(1)
+        for row in rows()
+    ]
+    got = model.family.predict(model, model.family.collate(model, items(rows())))
+    torch.testing.assert_close(got, torch.cat(expected), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("keep", [0, 512])
+def test_plain_products_in_half_precision_equal_sdpa(monkeypatch, window, keep):
+    monkeypatch.setattr(_plain_attention, "BLOCK", 16)
+    monkeypatch.setattr(_plain_attention, "KEEP_UP_TO", keep)
+    pack = _packed_attention.Pack((0, 3, 40, 41))
+    drawn = torch.Generator().manual_seed(0)
+    shapes = ((1, 41, 4, 16), (1, 41, 2, 16), (1, 41, 2, 16))
+    parts = [torch.randn(shape, generator=drawn).bfloat16() for shape in shapes]
+    half = [part.clone().transpose(1, 2).requires_grad_() for part in parts]
+    full = [part.float().transpose(1, 2).requires_grad_() for part in parts]
+    got = _plain_attention.plain()(*half, pack, 0.3, window)
+    expected = torch.cat(
+        [
+            torch.nn.functional.scaled_dot_product_attention(
+                *(part[:, :, a:b] for part in full),
+                attn_mask=_packed_attention.band(b - a, b - a, window, torch.device("cpu")),
+                scale=0.3,
+                enable_gqa=True,
+            )
+            for a, b in pack.rows
+        ],
+        dim=2,
+    ).transpose(1, 2)
+    weights = torch.randn(expected.shape, generator=drawn)
+    (got.float() * weights).sum().backward()
+    (expected * weights).sum().backward()
+    assert (got.float() - expected).norm() <= 0.01 * expected.norm()
+    for one, other in zip(half, full, strict=True):
+        assert (one.grad.float() - other.grad).norm() <= 0.01 * other.grad.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_recomputation_in_the_backward_pass_sees_its_own_rows(tmp_path, dtype):
+    model = load(small.write_model(tmp_path), dtype=dtype)
+    layers = model.predictor.model.layers
+    weight = layers[0].mlp.up_proj.weight
+    weight.requires_grad_()
+    model.predictor.train()
+    gradients = []
+    for on in (False, True):
+        model.family.set_gradient_checkpointing(model, on)
+        first = model.family.predict(model, model.family.collate(model, items(rows())))
+        # Another batch comes before the backward pass, with rows that lie elsewhere.
+        model.family.predict(model, model.family.collate(model, items(rows(1)[::-1])))
+        weight.grad = None
+        first.sum().backward()
+        gradients.append(weight.grad.float())
+    assert layers[0].gradient_checkpointing
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-6)
+    assert gradients[0].abs().max() > 0.1
+
+
+def test_kept_activations_can_wait_elsewhere(tmp_path, monkeypatch):
+    model = load(small.write_model(tmp_path))
+    weight = model.predictor.model.layers[0].mlp.up_proj.weight
+    weight.requires_grad_()
+    model.predictor.train()
+    used = []
+    own = torch.autograd.graph.save_on_cpu
+    monkeypatch.setattr(torch.autograd.graph, "save_on_cpu", lambda **how: used.append(how) or own(**how))
+    gradients = []
+    for offload in (False, True):
+        model.family.set_gradient_checkpointing(model, True, offload=offload)
+        weight.grad = None
+        model.family.predict(model, model.family.collate(model, items(rows()))).sum().backward()
+        gradients.append(weight.grad)
+    assert used == [{"pin_memory": False}]
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
