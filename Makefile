@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-base demo-reference test test-all test-gpu lint type format docs check
+.PHONY: help setup demo demo-text demo-base demo-reference test test-all test-gpu lint type format docs check
 
 help:  ## List what can be done
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,6 +15,9 @@ setup:  ## Make .venv and install everything into it (python3 scripts/setup.py)
 
 demo: setup  ## Train a style on the built-in base and show it (.venv/bin/python -m demo)
 	$(VENV) -m demo
+
+demo-text: setup  ## Teach a real chat model a shop's voice and show it (.venv/bin/python -m demo.text)
+	$(VENV) -m demo.text
 
 demo-base: setup  ## Train the built-in base itself; hours on a processor (.venv/bin/python -m demo.base)
 	$(VENV) -m demo.base
