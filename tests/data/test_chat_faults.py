@@ -98,6 +98,7 @@ OTHER_FORMS = {
         ({"instruction": "a", "output": "b"}, {"instruction": "a", "output": None}),
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "a", "chosen": "b"}),
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, {"chosen": "b", "rejected": "c"}),
+        ({"prompt": "a", "completion": "b"}, {"prompt": dialogue("a"), "completion": None}),
         ({"text": "a"}, {"text": None}),
     ],
     "LS2131": [

@@ -212,6 +212,7 @@ def test_a_conversational_prompt_is_not_learnt(tmp_path):
     example = row_example(tmp_path, row)
     assert [turn.train for turn in example.turns if turn.role == "assistant"] == [False, True]
     assert not example.plain
+    assert row_example(tmp_path, {**row, "completion": "d"}) == example
 
 
 def test_columns_by_the_users_own_word(tmp_path):

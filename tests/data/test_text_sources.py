@@ -151,6 +151,9 @@ def test_damaged_lines_of_an_utf8_file_are_named_and_the_rest_is_read(tmp_path):
         examples, texts = read(path)
         assert said(texts) == [("LS2163", 2)]
         assert len(examples) == 4
+    half = tmp_path / "half.jsonl"
+    half.write_bytes(b"\n".join(lines[:2]))
+    assert said(read(half)[1]) == [("LS2163", 2)]
     path = write_jsonl(tmp_path / "ascii.jsonl", [{"text": f"row {n}"} for n in range(5)])
     path.write_bytes(path.read_bytes().replace(b"row 3", b"row \xff"))
     assert said(read(path)[1]) == [("LS2163", 4)]

@@ -88,9 +88,6 @@ class _Row:
     def tools(self) -> tuple[Mapping[str, Any], ...]:
         return tools_of(self.get("tools"), self.name("tools"))
 
-    def is_list(self, role: str) -> bool:
-        return isinstance(from_json(self.get(role)), list | tuple | Mapping)
-
     def prompt(self) -> tuple[Turn, ...]:
         """What comes before the answer, the system's word first."""
         if "messages" in self.columns:
@@ -127,9 +124,10 @@ def _conversation(row: _Row, form: str, where: Location, weight: float) -> TextE
     plain = False
     if form == "messages":
         turns = row.prompt()
-    elif isinstance(row.get("prompt"), list | tuple) and row.is_list("completion"):
-        before = tuple(Turn(t.role, t.content, False, t.reasoning, t.tool_calls) for t in row.prompt())
-        turns = before + turns_of(row.get("completion"), row.name("completion"))
+    elif isinstance(row.get("prompt"), list | tuple):
+        # Of a prompt that is a conversation itself, the completion alone is to be learnt.
+        before = tuple(replace(turn, train=False) for turn in row.prompt())
+        turns = (*before, *_answer(row, "completion"))
     else:
         turns = (*row.prompt(), Turn("assistant", row.text("completion")))
         plain = form == "prompt_completion" and len(turns) == 2
@@ -140,9 +138,6 @@ def _conversation(row: _Row, form: str, where: Location, weight: float) -> TextE
 
 
 def _pair(row: _Row, layout: Layout, where: Location, weight: float) -> TextExample:
-    for role in ("chosen", "rejected"):
-        if row.get(role) is None:
-            raise RowFault("LS2130", field=row.name(role))
     answers = [_answer(row, role) for role in ("chosen", "rejected")]
     if answers[0] == answers[1]:
         raise RowFault("LS2147")
@@ -177,6 +172,8 @@ def _pair(row: _Row, layout: Layout, where: Location, weight: float) -> TextExam
 
 def _answer(row: _Row, role: str) -> tuple[Turn, ...]:
     value = row.get(role)
+    if value is None:
+        raise RowFault("LS2130", field=row.name(role))
     nested = from_json(value)
     if isinstance(nested, list) and nested and isinstance(nested[0], Mapping):
         value = nested

@@ -66,7 +66,7 @@ def fetch(name: str) -> list[Path]:
         cached = _whole(Path(snapshot_download(name, repo_type="dataset", local_files_only=True)))
         if cached:
             return cached
-    except (LocalEntryNotFoundError, OSError):
+    except (LocalEntryNotFoundError, OSError, ValueError):
         pass
     try:
         about = HfApi().dataset_info(name, timeout=PATIENCE)
@@ -77,7 +77,7 @@ def fetch(name: str) -> list[Path]:
             raise ProblemsError(Problem("LS2109", {"name": name, "files": listing(data, 8)}, Location(name)))
         folder = snapshot_download(name, repo_type="dataset", revision=about.sha, allow_patterns=files)
         return [Path(folder) / file for file in files]
-    except (HTTPError, OSError) as error:
+    except (HTTPError, OSError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         params = {"name": name, "endpoint": constants.ENDPOINT, "reason": reason}
         raise ProblemsError(Problem("LS2108", params, Location(name))) from error

@@ -48,7 +48,7 @@ class Texts:
 
     Iterating raises nothing for what is wrong with the data: it is in ``problems`` afterwards. So are
     ``forms`` (path -> one of ``text_forms.FORMS``) and ``counts`` (path -> usable rows). ``files`` (path ->
-    SHA-256) can be had before; a folder of documents has one hash of all. Paths are as the user wrote them.
+    SHA-256) can be had before; a folder of documents has one hash of all.
     """
 
     def __init__(self, sources: Sequence[TextSource], on_bad_row: str, system: str | None) -> None:

@@ -16,8 +16,8 @@ CALL = "function_call"
 _ROLES: Mapping[str, Role] = {
     "system": "system", "developer": "system", "系统": "system",
     "user": "user", "human": "user", "用户": "user", "人类": "user",
-    "assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant",
-    "助手": "assistant", CALL: "assistant",
+    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant",
+    "bot": "assistant", "助手": "assistant", CALL: "assistant",
     "tool": "tool", "observation": "tool", "function": "tool", "function_response": "tool", "工具": "tool",
 }  # fmt: skip
 _REASONING = ("reasoning_content", "reasoning", "thinking")
