@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import random
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lora_scripts.core.problems import Location
 from lora_scripts.data.chat import TextExample, Turn
+from lora_scripts.families._encode import Encoder
 from tests.texts.small import CHATML, CHATML_WITHOUT_MARKS
 
 ASSETS = Path(os.environ.get("LORA_SCRIPTS_ASSETS", Path(__file__).parents[3] / "assets"))
@@ -110,3 +113,49 @@ def real_rows(name: str) -> list[TextExample]:
     if not (REAL_DATA / name).is_file():
         pytest.skip(f"no {name} in {REAL_DATA}")
     return list(open_texts([TextSource(str(REAL_DATA / name))]))
+
+
+TALK = chat(user("Hi"), bot("Hello!"), user("您好，请问保修期？"), bot("保修期为三年。"))
+AWKWARD = [
+    "\n",
+    "\n\nHello",
+    "  two",
+    "x ",
+    "a\n\n",
+    "🙂",
+    "三年",
+    "é",
+    "1234",
+    "\t",
+    ".",
+    "def f():\n  pass",
+]
+
+
+def encoder(tokenizer, *, template: str | None = None, **options) -> Encoder:
+    if template is not None:
+        tokenizer.chat_template = template
+    return Encoder(tokenizer, **{"max_length": 256, **options})
+
+
+def learnt(made: Encoder, row) -> str:
+    return made.tokenizer.decode(row.ids[row.targets])
+
+
+def spans(made: Encoder, row) -> list[str]:
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], row.targets.astype(np.int8), [0]))))
+    return [made.tokenizer.decode(row.ids[a:b]) for a, b in edges.reshape(-1, 2)]
+
+
+def prompt_ids(tokenizer, turns, **options) -> list[int]:
+    """As a client gets them."""
+    options |= {"add_generation_prompt": True, "return_dict": False}
+    return list(tokenizer.apply_chat_template(as_messages(turns), **options))
+
+
+def random_talk(draw: random.Random) -> TextExample:
+    turns = []
+    for _ in range(draw.randint(1, 3)):
+        words = ["".join(draw.choices(AWKWARD, k=draw.randint(1, 4))) for _ in range(2)]
+        turns += [user(words[0]), bot(words[1])]
+    return chat(*turns)

@@ -97,7 +97,7 @@ class Chat:
 
         try:
             # The sandbox shows Python's inner names as empty; whoever asks for them means no good.
-            for _, kind, value in Environment().lex(self.source):
+            for _, kind, value in Environment(autoescape=True).lex(self.source):
                 inner = kind in ("name", "string") and INNER_NAME.search(value)
                 if inner:
                     raise SecurityError(f"{inner.group()} is out of bounds")

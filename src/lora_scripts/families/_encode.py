@@ -109,7 +109,12 @@ class Encoder:
 
         Raises ProblemsError LS2200, LS2203 to LS2206 with the place.
         """
-        return self._finish(example, self._sequences([example])[0])
+        return self._finish(example, self._alone(example))
+
+    def _alone(self, example: TextExample) -> list[Learnt]:
+        [found] = self._sequences([example])
+        assert found is not None
+        return found
 
     def encode_all(
         self, examples: Iterable[TextExample], wrong: Callable[[Problem], object]
@@ -119,7 +124,7 @@ class Encoder:
         while batch := list(islice(source, BATCH_EXAMPLES)):
             for example, found in zip(batch, self._sequences(batch, wrong), strict=True):
                 try:
-                    rows = self._finish(example, found)
+                    rows = [] if found is None else self._finish(example, found)
                 except ProblemsError as error:
                     for problem in error.problems:
                         wrong(problem)
@@ -129,10 +134,12 @@ class Encoder:
 
     def _sequences(
         self, examples: Sequence[TextExample], wrong: Callable[[Problem], object] | None = None
-    ) -> list[list[Learnt]]:
-        """The sequences of each example, of any length: of a pair, two."""
+    ) -> list[list[Learnt] | None]:
+        """The sequences of each example, of any length: of a pair, two. None where it cannot be encoded:
+        ``wrong`` is told, and without it that is raised."""
         pieces: list[list[Piece]] = []
         ready: dict[int, list[Learnt]] = {}
+        refused: set[int] = set()
         for number, example in enumerate(examples):
             pieces.append([])
             try:
@@ -145,20 +152,20 @@ class Encoder:
             except ProblemsError as error:
                 if wrong is None:
                     raise
+                refused.add(number)
                 for problem in error.problems:
                     wrong(problem)
         flat = [piece for group in pieces for piece in group]
         places = [[place for span in piece.spans for place in span] for piece in flat]
         tokens = iter(self.aligner.align([piece.text for piece in flat], places))
-        found = []
+        found: list[list[Learnt] | None] = []
         for number, (example, group) in enumerate(zip(examples, pieces, strict=True)):
             got = [next(tokens) for _ in group]
             if any(each.crossed for each in got):
                 self.tallies["crossed"].add(example.where)
                 group, got = self._again(example, group, got)
-            found.append(
-                ready.get(number) or [self._sequence(*each) for each in zip(group, got, strict=True)]
-            )
+            made = [self._sequence(*each) for each in zip(group, got, strict=True)]
+            found.append(None if number in refused else ready.get(number, made))
         return found
 
     def _again(
@@ -287,7 +294,7 @@ class Encoder:
 
         def encoded(part: list[list[Turn]]) -> list[Learnt]:
             inside = [turn for exchange in part for turn in exchange]
-            return self._sequences([replace(example, turns=(*head, *inside))])[0]
+            return self._alone(replace(example, turns=(*head, *inside)))
 
         found: list[Learnt] = []
         part: list[list[Turn]] = []

@@ -162,23 +162,13 @@ def _steps(report: TextReport) -> list[str]:
 
 
 def micro_batches(report: TextReport) -> tuple[float, float]:
-    """Tokens of the user's in a micro-batch on average, and the share of its places that is padding."""
-    from .texts import length_groups
-
+    """Tokens of the user's in a micro-batch on average, and the share of its places that is padding, in the
+    first epoch. A pair is counted as two rows of the longer one's length."""
     plan, lengths = report.plan, report.table.lengths[report.train].astype(np.int64)
     assert plan is not None
-    size = plan.batch_size
     used = float(report.built.tokens[report.train].mean())
     if report.packing:
-        return used * min(size, len(lengths)), 0.0
-    groups = length_groups(lengths)
-    order = np.lexsort((report.table.keys[report.train], groups))
-    places = batches = 0
-    for group in np.unique(groups):
-        inside = lengths[order[groups[order] == group]]
-        starts = np.arange(0, len(inside), size)
-        widths = np.maximum.reduceat(inside, starts)
-        counts = np.diff(np.append(starts, len(inside)))
-        places += int((widths * counts).sum())
-        batches += len(starts)
-    return used * len(lengths) / max(1, batches), 1 - int(lengths.sum()) / max(1, places)
+        return used * min(plan.batch_size, len(lengths)), 0.0
+    widths = [(len(batch), int(lengths[list(batch.indices)].max())) for w in plan.epoch(0) for batch in w]
+    places = sum(count * width for count, width in widths)
+    return used * len(lengths) / len(widths), 1 - int(lengths.sum()) / places
