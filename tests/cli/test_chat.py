@@ -129,7 +129,7 @@ def test_a_mistake_while_talking_ends_nothing(chat, base):
     done = chat("--base", base, lines=["/lora absent", "/dance", QUESTION])
     assert done.code == 0
     assert "LS4353" in done.err
-    assert "LS4357" in done.err
+    assert "LS4356" in done.err
     assert done.out
 
 

@@ -68,4 +68,4 @@ def test_where_it_cannot_be_saved_is_said(tmp_path):
         (tmp_path / "file.jsonl").write_text("")
         with pytest.raises(ProblemsError) as error:
             conversation.save(path)
-        assert error.value.problems[0].code == "LS4356"
+        assert error.value.problems[0].code == "LS4355"

@@ -10,7 +10,7 @@ from lora_scripts.adapters.spec import AdapterSpec
 from lora_scripts.core.problems import ProblemsError
 from lora_scripts.toolbox import talk
 from lora_scripts.toolbox.talk import generate_texts, stream_text, text_pieces, whole_text
-from lora_scripts.toolbox.turns import end_of_turn, prompt_ids, stop_ids
+from lora_scripts.toolbox.turns import end_of_turn, prompt_ids, stop_ids, turns_of
 from tests.texts import loras, small
 
 PROMPTS = [
@@ -77,7 +77,7 @@ def test_more_prompts_than_are_answered_at_once_keep_their_order(model, monkeypa
 
 
 def test_an_answer_ends_where_the_base_says_so(model, ending):
-    row = prompt_ids(model.tokenizer, [{"role": "user", "content": PROMPTS[0]}])
+    row = prompt_ids(model.tokenizer, turns_of(PROMPTS[0], None))
     whole = model.predictor.generate(
         input_ids=torch.tensor([row]), attention_mask=torch.ones(1, len(row)).long(), max_new_tokens=20
     )[0, len(row) :].tolist()
@@ -225,7 +225,7 @@ def test_an_answer_fits_in_what_is_left_of_the_context(model, monkeypatch):
 
     monkeypatch.setattr(model.predictor, "generate", measured)
     tight = "a b c d e f g h i j " * 12
-    rows = [prompt_ids(model.tokenizer, [{"role": "user", "content": text}]) for text in (tight, "?")]
+    rows = [prompt_ids(model.tokenizer, turns_of(text, None)) for text in (tight, "?")]
     left = model.description.context - len(rows[0])
     assert 0 < left < 40
     settings = {"max_new_tokens": 60}
@@ -240,7 +240,7 @@ def test_an_answer_fits_in_what_is_left_of_the_context(model, monkeypatch):
 def test_a_base_without_a_template_goes_on_with_the_text(tmp_path):
     tokenizer = small.plain_tokenizer()
     model = loras.load(small.write_model(tmp_path / "plain", "llama", tokenizer=tokenizer))
-    ids = prompt_ids(model.tokenizer, [{"role": "user", "content": "The parcel"}])
+    ids = prompt_ids(model.tokenizer, turns_of("The parcel", None))
     assert ids == [tokenizer.bos_token_id, *tokenizer("The parcel", add_special_tokens=False)["input_ids"]]
     assert len(generate_texts(model, ["The parcel", ""], max_new_tokens=5)) == 2
 
@@ -254,12 +254,20 @@ WITHOUT_SYSTEM = (
 
 def test_a_template_without_a_system_prompt_gets_it_in_the_first_question():
     tokenizer = small.chat_tokenizer()
-    turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello"}]
+    turns = turns_of("Hello", "Be kind.")
     assert tokenizer.decode(prompt_ids(tokenizer, turns, WITHOUT_SYSTEM)) == "<|im_start|>Be kind.\n\nHello"
     with pytest.raises(ProblemsError) as error:
         prompt_ids(tokenizer, [turns[1], turns[1]], WITHOUT_SYSTEM)
-    assert error.value.problems[0].code == "LS4355"
+    assert error.value.problems[0].code == "LS4357"
     assert "roles must alternate" in error.value.problems[0].params["reason"]
+
+
+def test_a_template_that_knows_it_is_told_whether_to_think():
+    tokenizer, turns = small.chat_tokenizer(), turns_of("Hello", None)
+    switch = small.CHATML + "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+    asked = [tokenizer.decode(prompt_ids(tokenizer, turns, switch, thinking)) for thinking in (True, False)]
+    assert asked[1] == asked[0] + "<think>\n\n</think>\n\n"
+    assert prompt_ids(tokenizer, turns, thinking=False) == prompt_ids(tokenizer, turns)
 
 
 def test_another_template_than_the_bases_is_asked_through(model):

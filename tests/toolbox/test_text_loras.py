@@ -79,14 +79,16 @@ def test_the_base_is_what_the_adapter_says_it_was_trained_on(shop, base):
 
 
 def test_an_adapter_brings_the_prompt_and_template_it_was_trained_with(tmp_path, base, shop, pirate):
-    other = loras.write_lora(tmp_path / "other", base, seed=3)
+    other = loras.write_lora(tmp_path / "other", base, seed=3, thinking="drop")
     (other / "chat_template.jinja").write_text("{{ messages[-1]['content'] }}", "utf-8")
     voices = open_voices(str(base), [str(pirate)])
     assert voices.system is None
     voices.speak([str(shop)])
     assert voices.system == "You run a shop."
+    assert not voices.thinking
     voices.speak([str(other)])
     assert voices.template == "{{ messages[-1]['content'] }}"
+    assert voices.thinking
 
 
 def test_two_folders_of_one_name_are_told_apart(tmp_path, base, shop):

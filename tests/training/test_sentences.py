@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,10 +16,12 @@ from lora_scripts.core.paths import RunFolder
 from lora_scripts.data.plan import Plan
 from lora_scripts.toolbox.talk import generate_texts
 from lora_scripts.training import optimizers
+from lora_scripts.training.averages import Lender
 from lora_scripts.training.batches import Batches
-from lora_scripts.training.callbacks.sentences import Sentences
+from lora_scripts.training.callbacks.sentences import Sentences, rows_may_think
 from lora_scripts.training.loop import Job, fit
 from lora_scripts.training.precision import Precision
+from lora_scripts.training.schedules import Schedule
 from lora_scripts.training.state import TrainingState
 from lora_scripts.training.text_objectives import Answers
 from tests.texts import loras, small
@@ -43,6 +46,16 @@ class Rows:
         answer = self.tokenizer(f"Customer {index} waits.<|im_end|>")["input_ids"]
         targets = [False] * len(asked) + [True] * len(answer)
         return {"ids": torch.tensor(asked + answer), "targets": torch.tensor(targets)}
+
+
+def dataset_of(tokenizer, prompts):
+    """Rows whose prompts are these texts."""
+    rows = []
+    for prompt in prompts:
+        asked, answer = (np.array(tokenizer(text)["input_ids"], np.int32) for text in (prompt, "Yes."))
+        targets = np.arange(len(asked) + len(answer)) >= len(asked)
+        rows.append(SimpleNamespace(ids=np.concatenate([asked, answer]), targets=targets))
+    return SimpleNamespace(table=SimpleNamespace(row=rows.__getitem__), train=np.arange(len(rows)))
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +87,15 @@ def open_session(base, tmp_path):
             parameters=adapter.parameters,
             optimizer=optimizers.build("adamw", {"model": (dict(adapter.parameters), 0.05)}, 0.01),
             precision=Precision(mode, torch.device("cpu")),
-            schedule="constant",
-            warmup_steps=0,
+            schedule=Schedule("constant", STEPS),
             total_steps=STEPS,
             max_grad_norm=1.0,
             seed=7,
         )
-        return SimpleNamespace(config=config, model=model, adapter=adapter, job=job)
+        dataset = dataset_of(model.tokenizer, ["Hello"])
+        return SimpleNamespace(
+            config=config, model=model, adapter=adapter, job=job, dataset=dataset, lend=Lender({}, None)
+        )
 
     return opened
 
@@ -170,3 +185,10 @@ def test_a_resumed_run_shows_no_answers_of_steps_it_has_not_reached(open_session
     assert rows[0::4] == ["New?", *PROMPTS]
     assert rows[1:3] == ["", ""]
     assert all(rows[5:])
+
+
+def test_prompts_are_asked_as_the_rows_ask():
+    tokenizer, off = small.chat_tokenizer(), "Hi<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    assert rows_may_think(dataset_of(tokenizer, ["Hi<|im_start|>assistant\n"]), tokenizer)
+    assert not rows_may_think(dataset_of(tokenizer, [off]), tokenizer)
+    assert rows_may_think(dataset_of(tokenizer, [off, "Hi", "Hi"]), tokenizer)

@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,6 +37,9 @@ def chat(
     temperature: Annotated[
         float, typer.Option("--temperature", min=0, max=2, help=say("chat.temperature"))
     ] = 0.0,
+    thinking: Annotated[
+        bool | None, typer.Option("--thinking/--no-thinking", help=say("chat.thinking"))
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help=say("chat.seed"))] = 42,
 ) -> None:
     from rich.console import Console
@@ -46,20 +50,35 @@ def chat(
     with aside.status(say("phase.base")):
         voices = open_voices(base, lora or ())
     settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    way = Way(voices, system, thinking)
     if ask:
-        _answer_all(voices, [_sound(question) for question in ask], system, settings)
+        _answer_all(way, [_sound(question) for question in ask], settings)
     else:
-        Talk(voices, aside, system, settings).run()
+        Talk(way, aside, settings).run()
 
 
-def _answer_all(voices: Voices, questions: list[str], system: str | None, settings: dict[str, Any]) -> None:
+@dataclass
+class Way:
+    """How is asked: as the user said, else as the speaking adapter was trained."""
+
+    voices: Voices
+    asked_system: str | None
+    asked_thinking: bool | None
+
+    @property
+    def system(self) -> str | None:
+        return (self.voices.system if self.asked_system is None else self.asked_system) or None
+
+    def given(self) -> dict[str, Any]:
+        thinking = self.voices.thinking if self.asked_thinking is None else self.asked_thinking
+        return {"system": self.system, "template": self.voices.template, "thinking": thinking}
+
+
+def _answer_all(way: Way, questions: list[str], settings: dict[str, Any]) -> None:
     """Each answer alone; with several questions, each under its own."""
     from lora_scripts.toolbox.talk import generate_texts
 
-    own = voices.system if system is None else system
-    answers = generate_texts(
-        voices.model, questions, system=own or None, template=voices.template, **settings
-    )
+    answers = generate_texts(way.voices.model, questions, **way.given(), **settings)
     for question, answer in zip(questions, answers, strict=True):
         if len(questions) > 1:
             typer.echo(f"> {question}")
@@ -79,12 +98,12 @@ class Talk:
     """A conversation in the terminal. What is not the model's word goes to stderr, so that a pipe carries
     answers alone."""
 
-    def __init__(self, voices: Voices, aside: Any, system: str | None, settings: dict[str, Any]) -> None:
+    def __init__(self, way: Way, aside: Any, settings: dict[str, Any]) -> None:
         from lora_scripts.toolbox.conversation import Conversation
 
-        self.voices = voices
+        self.way = way
+        self.voices = way.voices
         self.aside = aside
-        self.asked_system = system
         self.settings = settings
         self.conversation = Conversation()
         self.answers = 0
@@ -97,11 +116,6 @@ class Talk:
             "save": self.save,
             "help": lambda rest: self.tell(say("chat.help").strip()),
         }
-
-    @property
-    def system(self) -> str | None:
-        """As asked, else what the speaking adapter was trained with."""
-        return (self.voices.system if self.asked_system is None else self.asked_system) or None
 
     def run(self) -> None:
         """Until /quit, the end of the input, or Ctrl-C at the prompt."""
@@ -116,7 +130,7 @@ class Talk:
                 elif name in self.commands:
                     self.commands[name](rest.strip())
                 else:
-                    raise ProblemsError(Problem("LS4357", {"name": f"/{name}"}))
+                    raise ProblemsError(Problem("LS4356", {"name": f"/{name}"}))
             except ProblemsError as error:
                 for problem in error.problems:
                     print(render(problem), file=sys.stderr)
@@ -153,8 +167,7 @@ class Talk:
         stream = stream_text(
             self.voices.model,
             self.conversation.turns(question),
-            system=self.system,
-            template=self.voices.template,
+            **self.way.given(),
             **settings,
         )
         said, whole = "", True
@@ -180,8 +193,8 @@ class Talk:
     def tell_speaker(self) -> None:
         who = [name if s == 1 else f"{name}:{s:g}" for name, s in self.voices.active.items()]
         self.tell(say("chat.speaks", who=" + ".join(who) or say("chat.bare")))
-        if self.system:
-            self.tell(say("chat.system.now", text=_visible(self.system)))
+        if self.way.system:
+            self.tell(say("chat.system.now", text=_visible(self.way.system)))
 
     def lora(self, rest: str) -> None:
         words = _words(rest)
@@ -201,7 +214,7 @@ class Talk:
             self.tell(say("chat.no_loras"))
 
     def set_system(self, rest: str) -> None:
-        self.asked_system = rest
+        self.way.asked_system = rest
         self.tell(say("chat.system.now", text=rest) if rest else say("chat.system.none"))
 
     def reset(self, rest: str) -> None:
@@ -210,7 +223,7 @@ class Talk:
 
     def save(self, rest: str) -> None:
         path = Path(" ".join(_words(rest))).expanduser()
-        saved = self.conversation.save(path, self.system)
+        saved = self.conversation.save(path, self.way.system)
         self.tell(say("chat.saved", path=path) if saved else say("chat.nothing"))
 
 

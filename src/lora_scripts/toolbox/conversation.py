@@ -56,13 +56,13 @@ class Conversation:
     def save(self, path: Path, system: str | None = None) -> bool:
         """Adds the conversation to ``path`` as one line; False where there is nothing to save.
 
-        Raises ProblemsError LS4356 for a name that does not end in .jsonl and where the disk refuses.
+        Raises ProblemsError LS4355 for a name that does not end in .jsonl and where the disk refuses.
         """
         row = self.row(system)
         if row is None:
             return False
         if path.suffix.lower() != ".jsonl":
-            raise ProblemsError(Problem("LS4356", {"path": str(path), "reason": path.suffix or "-"}))
+            raise ProblemsError(Problem("LS4355", {"path": str(path), "reason": path.suffix or "-"}))
         line = json.dumps(row, ensure_ascii=False) + "\n"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,5 +73,5 @@ class Conversation:
                 handle.write(line.encode("utf-8", "replace"))
         except OSError as error:
             told = {"path": str(path), "reason": error.strerror or str(error)}
-            raise ProblemsError(Problem("LS4356", told)) from error
+            raise ProblemsError(Problem("LS4355", told)) from error
         return True

@@ -37,6 +37,7 @@ def generate_texts(
     temperature: float = 0.0,
     seed: int = 42,
     template: str | None = None,
+    thinking: bool = True,
 ) -> list[str]:
     """One answer for each prompt: a question, or the turns of a conversation that ends with one.
 
@@ -45,11 +46,13 @@ def generate_texts(
     is the same for every prompt, so that an answer does not depend on its neighbours. An answer ends where
     the model ends its turn, after ``max_new_tokens``, or at the end of its context.
 
-    Raises ProblemsError: LS4354 a prompt that leaves no room for an answer, LS4355 one that the template
-    refuses.
+    ``thinking``: False tells a template that knows it that the model is not to think.
+
+    Raises ProblemsError: LS4354 a prompt that leaves no room for an answer, LS2202 a broken template,
+    LS4357 one that refuses the turns.
     """
     chat = is_chat(model.tokenizer, template)
-    rows = [prompt_ids(model.tokenizer, turns_of(prompt, system), template) for prompt in prompts]
+    rows = [prompt_ids(model.tokenizer, turns_of(prompt, system), template, thinking) for prompt in prompts]
     rooms = [_room(model, row, max_new_tokens) for row in rows]
     stops = stop_ids(model, template)
     answers = [""] * len(rows)
@@ -72,9 +75,10 @@ def stream_text(
     temperature: float = 0.0,
     seed: int = 42,
     template: str | None = None,
+    thinking: bool = True,
 ) -> Answer:
     """As ``generate_texts`` for one prompt, in whole characters as they come. Raises as it, at once."""
-    row = prompt_ids(model.tokenizer, turns_of(prompt, system), template)
+    row = prompt_ids(model.tokenizer, turns_of(prompt, system), template, thinking)
     room = _room(model, row, max_new_tokens)
     return Answer(model, row, room, _draws(model, temperature, [seed]), stop_ids(model, template))
 

@@ -27,13 +27,15 @@ TRAINED_WITH = "lora_scripts_config"
 
 @dataclass(frozen=True)
 class Voice:
-    """One adapter at hand. ``template``: the chat template that it was trained with, ``system`` the system
-    prompt, None where it does not say."""
+    """One adapter at hand, and what it was trained with, None where it does not say: the chat ``template``,
+    the ``system`` prompt, and whether an answer without reasoning was told that there is none to come
+    (``thinking``: the config's ``keep``)."""
 
     name: str
     path: Path
     template: str | None
     system: str | None
+    thinking: str | None
 
 
 class Voices:
@@ -79,7 +81,7 @@ class Voices:
             name = f"{where.name}-{number}"
             number += 1
         self.mixture.add(name, found)
-        self.known[name] = Voice(name, where, _template(where), _system(found))
+        self.known[name] = Voice(name, where, _template(where), *_trained_with(found))
         return name
 
     def _choice(self, text: str) -> tuple[str, float]:
@@ -111,6 +113,12 @@ class Voices:
     def system(self) -> str | None:
         """The system prompt that the first speaking adapter was trained with."""
         return next((voice.system for voice in self.speaking if voice.system), None)
+
+    @property
+    def thinking(self) -> bool:
+        """Whether to let the model think: not where an adapter was trained to answer at once. Rows with
+        reasoning leave no mark in an adapter: whoever trained on them asks for it."""
+        return not any(voice.thinking == "keep" for voice in self.speaking)
 
 
 def with_strength(text: str) -> tuple[str, float]:
@@ -147,11 +155,15 @@ def _template(folder: Path) -> str | None:
     return None
 
 
-def _system(adapter: PeftFolder) -> str | None:
+def _trained_with(adapter: PeftFolder) -> tuple[str | None, str | None]:
+    """System prompt and ``thinking`` of the configuration in the header, if it was trained here."""
+    if TRAINED_WITH not in adapter.header.metadata:
+        return None, None
     with suppress(ValueError, AttributeError):
-        found = json.loads(adapter.header.metadata.get(TRAINED_WITH, "{}")).get("system")
-        return found if isinstance(found, str) else None
-    return None
+        told = json.loads(adapter.header.metadata[TRAINED_WITH])
+        system = told.get("system")
+        return system if isinstance(system, str) else None, str(told.get("thinking", "keep"))
+    return None, None
 
 
 def base_of(base: str | None, adapters: Sequence[PeftFolder]) -> Source:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_scripts.core.problems import Problem, ProblemsError
+from lora_scripts.data.chat import Turn
 from lora_scripts.families._base import TextModel
+from lora_scripts.families._chat import Chat
+from lora_scripts.families._special_tokens import Specials
 
 Turns = Sequence[Mapping[str, str]]
 """``{"role": ..., "content": ...}`` of each turn, as OpenAI's messages."""
@@ -17,32 +21,46 @@ def is_chat(tokenizer: Any, template: str | None = None) -> bool:
     return bool(template or getattr(tokenizer, "chat_template", None))
 
 
-def turns_of(prompt: str | Turns, system: str | None) -> list[dict[str, str]]:
+def chat_of(tokenizer: Any, template: str | None = None) -> Chat:
+    """The tokenizer with its own chat template, or with ``template`` (Jinja text) in its stead.
+
+    Raises ProblemsError LS2202 for one that is broken or reaches out of its sandbox.
+    """
+    if template and template != tokenizer.chat_template:
+        tokenizer = copy.copy(tokenizer)
+        tokenizer.chat_template = template
+    return Chat(tokenizer)
+
+
+def turns_of(prompt: str | Turns, system: str | None) -> list[Turn]:
     """A question, or a conversation, with the system prompt before it unless it has one of its own."""
-    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(t) for t in prompt]
-    if system and not any(turn["role"] == "system" for turn in turns):
-        turns.insert(0, {"role": "system", "content": system})
+    asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    turns = [Turn(turn["role"], turn["content"]) for turn in asked]  # type: ignore[arg-type]
+    if system and not any(turn.role == "system" for turn in turns):
+        turns.insert(0, Turn("system", system))
     return turns
 
 
-def prompt_ids(tokenizer: Any, turns: Turns, template: str | None = None) -> list[int]:
+def prompt_ids(
+    tokenizer: Any, turns: Sequence[Turn], template: str | None = None, thinking: bool = True
+) -> list[int]:
     """The tokens after which the model answers. Without a template the turns stand one after the other.
 
-    A template that knows no system prompt gets it at the head of the first question, as such models'
-    makers advise. ProblemsError LS4355 where the template refuses the turns.
+    ``thinking``: False tells a template that knows it that the model is not to think. A template that knows
+    no system prompt gets it at the head of the first question. Raises ProblemsError LS2202 for a template
+    that is broken, LS4357 for one that refuses the turns.
     """
     if not is_chat(tokenizer, template):
-        return _plain_ids(tokenizer, "\n".join(turn["content"] for turn in turns))
-    from jinja2 import TemplateError
-
+        return _plain_ids(tokenizer, "\n".join(turn.content for turn in turns))
+    chat = chat_of(tokenizer, template)
     try:
-        return _template_ids(tokenizer, turns, template)
-    except TemplateError as error:
-        reason = str(error)
+        return _chat_ids(chat, turns, thinking, own=chat.tokenizer is tokenizer)
+    except ProblemsError as error:
+        reason = error.problems[0].params["reason"]
     try:
-        return _template_ids(tokenizer, _folded(turns), template)
-    except TemplateError:
-        raise ProblemsError(Problem("LS4355", {"reason": reason})) from None
+        return _chat_ids(chat, _folded(turns), thinking, own=chat.tokenizer is tokenizer)
+    except ProblemsError:
+        raise ProblemsError(Problem("LS4357", {"reason": reason})) from None
 
 
 def _plain_ids(tokenizer: Any, text: str) -> list[int]:
@@ -53,21 +71,21 @@ def _plain_ids(tokenizer: Any, text: str) -> list[int]:
     return ids or [tokenizer.bos_token_id or tokenizer.eos_token_id or 0]
 
 
-def _template_ids(tokenizer: Any, turns: Turns, template: str | None) -> list[int]:
-    own = template if template and template != tokenizer.chat_template else None
-    found = tokenizer.apply_chat_template(
-        list(turns), chat_template=own, add_generation_prompt=True, tokenize=True, return_dict=True
-    )
-    return list(found["input_ids"])
+def _chat_ids(chat: Chat, turns: Sequence[Turn], thinking: bool, own: bool) -> list[int]:
+    tokenizer = chat.tokenizer
+    if own and hasattr(tokenizer, "encode_conversation"):  # one that encodes turns, not their text
+        messages = [chat.message(turn) for turn in turns]
+        return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"])
+    text = chat.render(turns, prompt=True, thinking=thinking)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _folded(turns: Turns) -> list[dict[str, str]]:
+def _folded(turns: Sequence[Turn]) -> list[Turn]:
     """The turns with the system prompt at the head of the first question."""
-    said = [turn["content"] for turn in turns if turn["role"] == "system"]
-    rest = [dict(turn) for turn in turns if turn["role"] != "system"]
-    if said and rest:
-        rest[0]["content"] = "\n\n".join([*said, rest[0]["content"]])
-    return rest
+    if turns[0].role != "system" or len(turns) < 2:
+        return list(turns)
+    system, first, *rest = turns
+    return [Turn(first.role, f"{system.content}\n\n{first.content}"), *rest]
 
 
 def stop_ids(model: TextModel, template: str | None = None) -> list[int]:
@@ -83,17 +101,14 @@ def stop_ids(model: TextModel, template: str | None = None) -> list[int]:
 
 
 def end_of_turn(tokenizer: Any, template: str | None = None) -> int | None:
-    """The control token that the chat template puts behind an answer; None where it puts text or nothing."""
+    """The special token that the chat template puts behind an answer; None where it puts text or nothing."""
     if not is_chat(tokenizer, template):
         return None
-    from jinja2 import TemplateError
-
-    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE}]
-    own = template if template and template != tokenizer.chat_template else None
     try:
-        text = tokenizer.apply_chat_template(turns, chat_template=own, tokenize=False)
-    except TemplateError:
+        text = chat_of(tokenizer, template).render([Turn("user", "?"), Turn("assistant", PROBE)])
+    except ProblemsError:
         return None
-    rest = text.rpartition(PROBE)[2].lstrip()
-    ids = tokenizer(rest, add_special_tokens=False)["input_ids"] if rest else []
-    return ids[0] if ids and ids[0] in tokenizer.added_tokens_decoder else None
+    specials, start = Specials(tokenizer), text.rfind(PROBE) + len(PROBE)
+    found = specials.last(text, start)
+    whole = found is not None and not text[start : found.start()].strip()
+    return specials.number(found.group()) if found and whole else None

@@ -13,11 +13,13 @@ from lora_scripts.core.events import Emit, Event, Previewed, StepDone
 from lora_scripts.core.files import write_atomic
 from lora_scripts.core.paths import RunFolder
 from lora_scripts.families._base import TextModel
+from lora_scripts.families._chat_rows import EMPTY_THINK_AT_END
 from lora_scripts.toolbox.talk import generate_texts
 from lora_scripts.toolbox.text_page import sentences_page
 from lora_scripts.training.session import Session
 
 PAGE = "page.html"
+ROWS_LOOKED_AT = 9
 
 
 class Sentences:
@@ -31,6 +33,7 @@ class Sentences:
         self.emit = emit
         self.settings = session.config.preview
         self.every_steps = self.settings.every_steps or session.config.save_steps
+        self.thinking = rows_may_think(session.dataset, session.model.tokenizer)
 
     def before(self) -> None:
         """The bare base's answers, which all later ones are read against."""
@@ -47,7 +50,7 @@ class Sentences:
         session, settings = self.session, self.settings
         model = cast(TextModel, session.model)
         set_training(model, session.adapter, False)
-        with session.job.precision.autocast():
+        with session.lend(), session.job.precision.autocast():
             answers = generate_texts(
                 model,
                 settings.prompts,
@@ -55,6 +58,7 @@ class Sentences:
                 max_new_tokens=settings.max_new_tokens,
                 temperature=settings.temperature,
                 seed=settings.seed,
+                thinking=self.thinking,
             )
         set_training(model, session.adapter, True)
         path = self.folder.previews / f"step-{step:06d}.json"
@@ -86,6 +90,14 @@ class Sentences:
 
     def close(self) -> None:
         pass
+
+
+def rows_may_think(dataset: Any, tokenizer: Any) -> bool:
+    """Whether to ask as a client that lets the model think: not where most prompts of the first rows end with
+    the empty block of a client that does not."""
+    rows = [dataset.table.row(int(number)) for number in dataset.train[:ROWS_LOOKED_AT]]
+    prompts = [tokenizer.decode(row.ids[: int(row.targets.argmax())]) for row in rows]
+    return 2 * sum(EMPTY_THINK_AT_END.search(prompt) is not None for prompt in prompts) <= len(prompts)
 
 
 def _in_order(asked: dict[str, Any], prompts: list[str]) -> list[str | None]:
