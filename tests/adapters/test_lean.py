@@ -230,15 +230,20 @@ def test_it_keeps_one_input_and_narrow_products_and_no_more(dropout, fed):
     assert own < 0.7 * kept_bytes(Both(lambda: layer(**options)), x)
 
 
-def test_a_shared_cast_is_not_taken_for_that_of_a_changed_input():
-    made = as_lean(layer(dtype=torch.bfloat16))
+def test_a_shared_cast_is_not_taken_for_that_of_another_or_a_changed_input():
     x = torch.randn(4, INNER)
+    other = x.clone()
+    cast = lean._cast(x, torch.bfloat16)
+    assert lean._cast(x, torch.bfloat16) is cast
+    assert lean._cast(x, torch.float16) is not cast
+    cast = lean._cast(x, torch.bfloat16)
+    assert lean._cast(other, torch.bfloat16) is not cast
+    cast = lean._cast(x, torch.bfloat16)
     with torch.no_grad():
-        before = made(x)
-        assert torch.equal(before, made(x.bfloat16()))
-        x.mul_(3)
-        assert torch.equal(made(x), made(x.bfloat16()))
-        assert not torch.equal(made(x), before)
+        assert lean._cast(x, torch.bfloat16) is not cast
+    cast = lean._cast(x, torch.bfloat16)
+    x.mul_(3)
+    assert torch.equal(lean._cast(x, torch.bfloat16), x.bfloat16())
 
 
 def test_what_is_no_plain_lora_on_a_plain_layer_stays_pefts():
