@@ -9,9 +9,11 @@ import torch
 
 from lora_scripts.core.control import Control
 from lora_scripts.training import optimizers
+from lora_scripts.training.averages import MovingAverage
 from lora_scripts.training.batches import Window
 from lora_scripts.training.loop import Job, backward, fit
 from lora_scripts.training.precision import Precision
+from lora_scripts.training.schedules import Schedule
 from lora_scripts.training.state import TrainingState
 
 CPU = torch.device("cpu")
@@ -60,7 +62,9 @@ class Windows:
         return (self.window(number) for number in range(first, end))
 
 
-def job(sizes=(4,), *, mode="no", optimizer="adamw", dropout=0.0, poison=None, total=12, rate=1e-2):
+def job(
+    sizes=(4,), *, mode="no", optimizer="adamw", dropout=0.0, poison=None, total=12, rate=1e-2, average=None
+):
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(6, 600), torch.nn.Dropout(dropout), torch.nn.Linear(600, 1))
     parameters = dict(model.named_parameters())
@@ -70,9 +74,9 @@ def job(sizes=(4,), *, mode="no", optimizer="adamw", dropout=0.0, poison=None, t
         parameters=parameters,
         optimizer=optimizers.build(optimizer, {"predictor": (parameters, rate)}, 0.01),
         precision=Precision(mode, CPU),
-        schedule="cosine",
-        warmup_steps=2,
+        schedule=Schedule("cosine", total, 2),
         total_steps=total,
+        average=MovingAverage(parameters, average) if average else None,
         max_grad_norm=1.0,
         seed=7,
     )

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from lora_scripts.core.lookup import did_you_mean
 from lora_scripts.core.problems import Location, Problem, ProblemsError, raise_errors
 
-from .schema import DEFAULTS, TASK_ALIASES, RunConfig, foreign_keys
+from .schema import DEFAULTS, OWN_RATE, OWN_SCHEDULE, RATES, TASK_ALIASES, RunConfig, foreign_keys
 
 EXCLUSIVE = (("epochs", "max_steps"), ("validation.data_dir", "validation.split"))
 MAX_CONFIG_BYTES = 1_000_000
@@ -239,6 +239,9 @@ def _fill_in(document: _Document) -> None:
     values = document.values
     task = values.get("task_type", "image-generation")
     task = TASK_ALIASES.get(task, task) if isinstance(task, str) else None
+    optimizer = str(values.get("optimizer"))
+    if optimizer in OWN_RATE:
+        values.setdefault("learning_rate", OWN_RATE[optimizer])
     for key, value in DEFAULTS.get(str(task), {}).items():
         if key != "epochs" or values.get("max_steps") is None:
             values.setdefault(key, value)
@@ -265,11 +268,30 @@ def _validate(document: _Document, problems: list[Problem]) -> RunConfig | None:
     if config.text_encoder_learning_rate is not None and not config.train_text_encoder:
         where = document.place(("text_encoder_learning_rate",))
         problems.append(Problem("LS1010", {}, where))
+    problems += _optimizer(config, document)
     for name in sorted(foreign_keys(config.task_type)):
         if document.has(name):
             told = {"key": name, "task": config.task_type}
             problems.append(Problem("LS1022", told, document.place(tuple(name.split(".")))))
     return config
+
+
+def _optimizer(config: RunConfig, document: _Document) -> list[Problem]:
+    """Rates and schedules that make no sense for the optimizer that is to use them."""
+    found = []
+    lowest, highest = RATES[config.optimizer]
+    for key in ("learning_rate", "text_encoder_learning_rate"):
+        rate = getattr(config, key)
+        if rate is not None and not lowest <= rate <= highest:
+            told = {
+                "key": key, "rate": f"{rate:g}", "optimizer": config.optimizer,
+                "advice": f"{OWN_RATE.get(config.optimizer, DEFAULTS[config.task_type]['learning_rate']):g}",
+            }  # fmt: skip
+            found.append(Problem("LS1024", told, document.place((key,))))
+    if config.optimizer in OWN_SCHEDULE and config.lr_scheduler != "constant":
+        told = {"optimizer": config.optimizer, "schedule": config.lr_scheduler}
+        found.append(Problem("LS1025", told, document.place(("lr_scheduler",))))
+    return found
 
 
 def _model_at(key: Key) -> type[BaseModel] | None:

@@ -20,6 +20,18 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 """What stands where a configuration says nothing and the two tasks differ."""
 
+RATES: dict[str, tuple[float, float]] = {
+    "adamw": (1e-8, 0.1),
+    "adamw8bit": (1e-8, 0.1),
+    "adafactor": (1e-8, 0.1),
+    "prodigy": (0.05, 10.0),
+    "schedulefree": (1e-8, 1.0),
+}
+"""Learning rates between which an optimizer makes sense. Prodigy's is a factor of the one it finds itself."""
+OWN_RATE = {"prodigy": 1.0}
+OWN_SCHEDULE = ("schedulefree",)
+"""Optimizers that average instead of lowering the rate: a schedule on top would spoil it."""
+
 
 def _no_bool(value: Any) -> Any:
     if isinstance(value, bool):
@@ -144,9 +156,16 @@ class RunConfig(Section):
     learning_rate: Annotated[Real, Field(gt=0, le=10)] = 2e-4
     text_encoder_learning_rate: Annotated[Real, Field(gt=0, le=10)] | None = pictures(None)
     loraplus_lr_ratio: Annotated[Real, Field(ge=1, le=1000)] | None = texts(None)
-    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    optimizer: Literal["adamw", "adamw8bit", "adafactor", "prodigy", "schedulefree"] = "adamw"
     weight_decay: Annotated[Real, Field(ge=0, lt=1)] = 0.01
-    lr_scheduler: Literal["constant", "linear", "cosine"] = "constant"
+    lr_scheduler: Literal[
+        "constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt",
+        "warmup_stable_decay",
+    ] = "constant"  # fmt: skip
+    lr_num_cycles: Annotated[Whole, Field(ge=1, le=1000)] = 1
+    lr_power: Annotated[Real, Field(gt=0, le=10)] = 1.0
+    lr_min_ratio: Annotated[Real, Field(ge=0, le=1)] = 0.0
+    ema_decay: Annotated[Real, Field(gt=0, lt=1)] | None = None
     warmup_steps: Annotated[Whole, Field(ge=0)] = 0
     max_grad_norm: Annotated[Real, Field(gt=0)] = 1.0
     mixed_precision: Literal["auto", "fp16", "bf16", "no"] = "auto"

@@ -62,7 +62,8 @@ class ImageExports:
         return self.folder.export(step).exists()
 
     def _export(self, path: Path) -> Path:
-        export_lora(path, self.session.model, self.session.adapter, self.facts())
+        with self.session.lend():
+            export_lora(path, self.session.model, self.session.adapter, self.facts())
         return path
 
     def write(self, step: int) -> Path:
@@ -79,7 +80,8 @@ class ImageExports:
         """The final files, read back through Diffusers."""
         session, folder = self.session, self.folder
         self._export(folder.weights)
-        proof = read_back(folder.weights, session.model, session.adapter)
+        with session.lend():
+            proof = read_back(folder.weights, session.model, session.adapter)
         write_atomic(folder.export(), folder.weights.read_bytes())
         write_card(folder.card, session.model, session.adapter, self.facts())
         files = [folder.weights.name, folder.export().name, folder.card.name]

@@ -16,10 +16,12 @@ from lora_scripts.core.control import Control
 from lora_scripts.core.events import Emit, StepDone
 from lora_scripts.core.seeds import derive_seed
 
-from . import optimizers, schedules
+from . import optimizers
+from .averages import MovingAverage
 from .batches import Batches, Window
 from .objective import Objective
 from .precision import Precision
+from .schedules import Schedule
 from .state import TrainingState
 
 if TYPE_CHECKING:
@@ -35,11 +37,11 @@ class Job:
     parameters: Mapping[str, torch.nn.Parameter]
     optimizer: Any
     precision: Precision
-    schedule: str
-    warmup_steps: int
+    schedule: Schedule
     total_steps: int
     max_grad_norm: float
     seed: int
+    average: MovingAverage | None = None
 
 
 def fit(job: Job, state: TrainingState, emit: Emit, control: Control) -> None:
@@ -53,10 +55,7 @@ def fit(job: Job, state: TrainingState, emit: Emit, control: Control) -> None:
         return
     for window in job.batches.windows(state.step, job.total_steps):
         started = time.perf_counter()
-        rates = optimizers.set_rates(
-            job.optimizer,
-            schedules.factor(job.schedule, state.updates, total=job.total_steps, warmup=job.warmup_steps),
-        )
+        rates = optimizers.set_rates(job.optimizer, job.schedule.factor(state.updates))
         loss = backward(job, window, state.step)
         norm = update(job, state, loss)
         state.step += 1
@@ -118,6 +117,8 @@ def update(job: Job, state: TrainingState, loss: float) -> float:
     if math.isfinite(loss) and math.isfinite(norm):
         scaler.step(job.optimizer)
         state.updates += 1
+        if job.average is not None:
+            job.average.update(state.updates)
         state.skipped_in_a_row = 0
     else:
         state.skipped_in_a_row += 1

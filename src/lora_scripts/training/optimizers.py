@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     import torch
 
 SEPARATOR = "|"
+GROUP = "@group:"
+FIXED = frozenset({"params", "name", "lr", "base_lr", "betas", "eps", "weight_decay", "foreach"})
+"""Keys of a parameter group that the configuration gives; the others may change while it trains."""
 
 
 def _adamw(groups: list[dict[str, Any]], weight_decay: float) -> torch.optim.Optimizer:
@@ -26,9 +29,32 @@ def _adamw8bit(groups: list[dict[str, Any]], weight_decay: float) -> torch.optim
     return AdamW8bit(groups, weight_decay=weight_decay)
 
 
+def _adafactor(groups: list[dict[str, Any]], weight_decay: float) -> torch.optim.Optimizer:
+    import torch
+
+    return torch.optim.Adafactor(groups, weight_decay=weight_decay, foreach=True)
+
+
+def _prodigy(groups: list[dict[str, Any]], weight_decay: float) -> Any:
+    from prodigyopt import Prodigy
+
+    return Prodigy(groups, weight_decay=weight_decay, use_bias_correction=True, safeguard_warmup=True)
+
+
+def _schedulefree(groups: list[dict[str, Any]], weight_decay: float) -> Any:
+    from schedulefree import AdamWScheduleFree
+
+    optimizer = AdamWScheduleFree(groups, weight_decay=weight_decay)
+    optimizer.train()  # for good: what is measured and exported is computed beside (see averages)
+    return optimizer
+
+
 OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], float], Any]] = {
     "adamw": _adamw,
     "adamw8bit": _adamw8bit,
+    "adafactor": _adafactor,
+    "prodigy": _prodigy,
+    "schedulefree": _schedulefree,
 }
 
 
@@ -69,19 +95,32 @@ def set_rates(optimizer: Any, factor: float) -> dict[str, float]:
 
 
 def pack_state(optimizer: Any, names: Mapping[Any, str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The state as (tensors, scalars), each under ``<parameter name>|<state key>``."""
-    import torch
-
+    """The state as (tensors, scalars), each under ``<parameter name>|<state key>``; what an optimizer keeps
+    for a whole group (Prodigy's estimate, schedule-free's sums) under ``@group:<name>|<key>``."""
     tensors: dict[str, torch.Tensor] = {}
     scalars: dict[str, Any] = {}
     for parameter, state in optimizer.state.items():
-        for key, value in state.items():
-            name = f"{names[parameter]}{SEPARATOR}{key}"
-            if isinstance(value, torch.Tensor):
-                tensors[name] = value.detach()
-            else:
-                scalars[name] = value.hex() if isinstance(value, float) else value
+        _pack(names[parameter], state, tensors, scalars)
+    for group in optimizer.param_groups:
+        kept = {
+            key: value
+            for key, value in group.items()
+            if key not in FIXED and not isinstance(value, (str, tuple, list, type(None)))
+        }
+        _pack(GROUP + group["name"], kept, tensors, scalars)
     return tensors, scalars
+
+
+def _pack(
+    owner: str, state: Mapping[str, Any], tensors: dict[str, torch.Tensor], scalars: dict[str, Any]
+) -> None:
+    import torch
+
+    for key, value in state.items():
+        if isinstance(value, torch.Tensor):
+            tensors[f"{owner}{SEPARATOR}{key}"] = value.detach()
+        else:
+            scalars[f"{owner}{SEPARATOR}{key}"] = value.hex() if isinstance(value, float) else value
 
 
 def unpack_state(
@@ -91,12 +130,16 @@ def unpack_state(
     scalars: Mapping[str, Any],
 ) -> None:
     """Puts a packed state back, past ``load_state_dict``, which casts 8-bit states to the weights' dtype."""
+    groups = {GROUP + group["name"]: group for group in optimizer.param_groups}
     for name, value in [*tensors.items(), *scalars.items()]:
-        parameter_name, key = name.rsplit(SEPARATOR, 1)
-        parameter = parameters[parameter_name]
+        owner, key = name.rsplit(SEPARATOR, 1)
         if isinstance(value, str):
             value = float.fromhex(value)
-        elif not isinstance(value, int):
-            # torch keeps AdamW's step counter on the CPU whatever the weights' device
+        if owner in groups:
+            groups[owner][key] = value.clone() if hasattr(value, "clone") else value
+            continue
+        parameter = parameters[owner]
+        if hasattr(value, "clone"):
+            # torch keeps a step counter on the CPU whatever the weights' device
             value = value.clone() if key == "step" else value.to(parameter.device, copy=True)
         optimizer.state[parameter][key] = value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +13,21 @@ from lora_scripts.families._base import Family, Model
 from lora_scripts.preflight.prepare import Prepared, Report
 
 from . import optimizers
+from .averages import Lender, MovingAverage, Values, schedule_free_evaluation
 from .batches import Batches
 from .callbacks.validation import Evaluator
 from .checkpoint import Snapshot
 from .loop import Job
 from .precision import Precision
+from .schedules import Schedule
 from .state import TrainingState
 from .task import Progress, Task, task_named
 
 if TYPE_CHECKING:
     import torch
+
+
+EMA = "@ema:"
 
 
 def pick_device() -> torch.device:
@@ -78,6 +83,7 @@ class Session:
     batches: Batches
     job: Job
     evaluator: Evaluator | None
+    lend: Lender
     extra: Any
     notes: list[Noted]
 
@@ -109,19 +115,38 @@ def open_session(
         parameters=adapter.parameters,
         optimizer=optimizers.build(config.optimizer, opened.groups, config.weight_decay),
         precision=precision,
-        schedule=config.lr_scheduler,
-        warmup_steps=config.warmup_steps,
+        schedule=Schedule(
+            config.lr_scheduler,
+            dataset.total_steps,
+            config.warmup_steps,
+            config.lr_num_cycles,
+            config.lr_power,
+            config.lr_min_ratio,
+        ),
         total_steps=dataset.total_steps,
         max_grad_norm=config.max_grad_norm,
         seed=config.seed,
+        average=MovingAverage(adapter.parameters, config.ema_decay) if config.ema_decay else None,
     )
+    lend = Lender(adapter.parameters, _evaluation_weights(job, config.optimizer))
     evaluator = (
-        Evaluator(model, adapter, opened.objective, precision, opened.held_out) if opened.held_out else None
+        Evaluator(model, adapter, opened.objective, precision, opened.held_out, lend)
+        if opened.held_out
+        else None
     )
     return Session(
-        config, task, family, model, adapter, dataset, data, batches, job, evaluator, opened.extra,
+        config, task, family, model, adapter, dataset, data, batches, job, evaluator, lend, opened.extra,
         opened.notes,
     )  # fmt: skip
+
+
+def _evaluation_weights(job: Job, optimizer: str) -> Callable[[], Values] | None:
+    """What is measured and exported in place of the weights that are being trained, if anything is."""
+    if job.average is not None:
+        return job.average.evaluation
+    if optimizer == "schedulefree":
+        return lambda: schedule_free_evaluation(job.optimizer, job.parameters)
+    return None
 
 
 def snapshot_of(session: Session, state: TrainingState) -> Snapshot:
@@ -129,6 +154,8 @@ def snapshot_of(session: Session, state: TrainingState) -> Snapshot:
     job = session.job
     names = {parameter: name for name, parameter in job.parameters.items()}
     tensors, scalars = optimizers.pack_state(job.optimizer, names)
+    if job.average is not None:
+        tensors |= {f"{EMA}{name}": value for name, value in job.average.values.items()}
     scaler = job.precision.scaler.state_dict()
     return Snapshot(
         step=state.step,
@@ -152,7 +179,12 @@ def put_back(session: Session, snapshot: Snapshot) -> None:
     with torch.no_grad():
         for name, parameter in job.parameters.items():
             parameter.copy_(snapshot.adapter[name])
-    optimizers.unpack_state(job.optimizer, job.parameters, snapshot.optimizer, snapshot.state["optimizer"])
+    kept = {name: value for name, value in snapshot.optimizer.items() if not name.startswith(EMA)}
+    optimizers.unpack_state(job.optimizer, job.parameters, kept, snapshot.state["optimizer"])
+    if job.average is not None:
+        with torch.no_grad():
+            for name, value in job.average.values.items():
+                value.copy_(snapshot.optimizer[f"{EMA}{name}"])
     scaler = snapshot.state["scaler"]
     if scaler:
         job.precision.scaler.load_state_dict(

@@ -53,7 +53,8 @@ class TextExports:
         )
 
     def _export(self, path: Path) -> None:
-        write_peft(path, cast(TextModel, self.session.model), self.session.adapter, self.facts())
+        with self.session.lend():
+            write_peft(path, cast(TextModel, self.session.model), self.session.adapter, self.facts())
 
     def has(self, step: int) -> bool:
         return (self.folder.adapter(step) / ADAPTER_CONFIG).exists()
@@ -78,7 +79,8 @@ class TextExports:
         """The final folder, loaded back through PEFT."""
         session, root = self.session, self.folder.root
         self._export(root)
-        proof = read_back_peft(root, cast(TextModel, session.model), session.adapter)
+        with session.lend():
+            proof = read_back_peft(root, cast(TextModel, session.model), session.adapter)
         files = [ADAPTER_WEIGHTS, ADAPTER_CONFIG, self.folder.card.name]
         largest = proof.difference.largest
         emit(Exported(files=files, readback_layers=proof.layers, readback_difference=largest))

@@ -141,7 +141,7 @@ class TextTask:
             dora=config.use_dora,
             init=config.init_lora_weights,
         )
-        adapter = attach(model, spec, seed=config.seed)
+        adapter = attach(model, spec, seed=config.seed, lean=True)
         family.set_gradient_checkpointing(
             model, config.gradient_checkpointing is True, offload=config.activation_offload
         )

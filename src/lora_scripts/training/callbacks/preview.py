@@ -48,7 +48,7 @@ class Previews:
         session, settings = self.session, self.settings
         set_training(session.model, session.adapter, False)
         side = int(session.config.resolution)
-        with torch.no_grad(), session.job.precision.autocast():
+        with torch.no_grad(), session.lend(), session.job.precision.autocast():
             pictures = make_pictures(
                 session.model,
                 settings.prompts,

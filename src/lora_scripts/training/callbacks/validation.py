@@ -10,6 +10,7 @@ from lora_scripts.adapters.attach import Adapter, set_training
 from lora_scripts.core.control import Control
 from lora_scripts.core.events import Emit, Event, StepDone, Validated
 from lora_scripts.families._base import Model
+from lora_scripts.training.averages import Lender
 from lora_scripts.training.objective import Objective
 from lora_scripts.training.precision import Precision
 from lora_scripts.training.state import TrainingState
@@ -39,12 +40,14 @@ class Evaluator:
         objective: Objective,
         precision: Precision,
         batches: Callable[[], Iterable[Batch]],
+        lend: Lender,
     ) -> None:
         self.model = model
         self.adapter = adapter
         self.objective = objective
         self.precision = precision
         self.batches = batches
+        self.lend = lend
 
     def measure(self) -> Measured:
         """Changes nothing: no gradient, dropout off and back on."""
@@ -54,7 +57,7 @@ class Evaluator:
         weights: dict[str, float] = {}
         set_training(self.model, self.adapter, False)
         try:
-            with torch.no_grad(), self.precision.autocast():
+            with torch.no_grad(), self.lend(), self.precision.autocast():
                 for batch in self.batches():
                     for name, (value, weight) in self.objective.measures(batch).items():
                         sums[name] = sums.get(name, 0.0) + value
