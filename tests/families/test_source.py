@@ -131,6 +131,16 @@ def test_a_torch_archive_named_safetensors_is_refused(tmp_path):
     assert code_of(lambda: _source.resolve(str(path))) == "LS4003"
 
 
+def test_a_table_whose_length_looks_like_a_pickle_is_read(tmp_path):
+    from lora_scripts.families._header import read_header
+
+    path = tmp_path / "model.safetensors"
+    table = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    path.write_bytes((0x0280).to_bytes(8, "little") + table.ljust(0x0280) + b"\0" * 4)
+    assert path.read_bytes().startswith(b"\x80\x02")
+    assert read_header(path).shapes == {"a": (1,)}
+
+
 @pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".pth", ".bin", ".CKPT"])
 def test_pickle_formats_are_refused_by_name(tmp_path, suffix):
     path = tmp_path / f"model{suffix}"

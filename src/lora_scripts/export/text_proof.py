@@ -141,7 +141,7 @@ def worn(module: nn.Module, folders: Sequence[tuple[Path, float]]) -> Iterator[A
     device = str(next(module.parameters()).device)
     names = [f"{NAME}{number}" for number in range(len(folders))]
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.filterwarnings("ignore", message=".*(peft_config|meta device).*")
+        warnings.filterwarnings("ignore", message=".*(peft_config|meta device|adapter keys).*")
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks Transformers by an older name
         first = str(folders[0][0])
         model: Any = PeftModel.from_pretrained(module, first, adapter_name=names[0], torch_device=device)
@@ -150,9 +150,10 @@ def worn(module: nn.Module, folders: Sequence[tuple[Path, float]]) -> Iterator[A
     try:
         model.base_model.set_adapter(names)
         for layer in model.modules():
+            scales = getattr(layer, "scaling", None)
             for name, (_, strength) in zip(names, folders, strict=True):
-                if strength != 1.0 and name in getattr(layer, "scaling", {}):
-                    layer.scaling[name] *= strength
+                if isinstance(scales, dict) and name in scales:  # attention has a number of that name
+                    scales[name] *= strength
         model.requires_grad_(False)
         yield model
     finally:

@@ -35,6 +35,8 @@ def _stop(code: str, path: Path, **params: object) -> ProblemsError:
 
 def _refuse_what_it_is(path: Path, start: bytes) -> None:
     """Says what a file that is no safetensors file is, from its first bytes; a pickle is never opened."""
+    if start[4:9] == b"\0\0\0\0{":  # a length, which may look like a pickle's mark, and a table
+        return
     if start.startswith(b"PK\x03\x04") or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"):
         raise _stop("LS4003", path)
     for magic, kind in (
