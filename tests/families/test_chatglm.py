@@ -74,8 +74,9 @@ def test_loss_and_gradients_equal_the_original_computation(model):
         expected = expected - told[mask[1:]].sum()
     expected.backward()
     assert (loss - expected).abs() <= 1e-5 * expected
-    found = layout.original_weights({n: p.grad for n, p in model.predictor.named_parameters()})
-    wanted = {n: t.grad for n, t in state.items() if "rotary" not in n}
+    gradients = {n: p.grad for n, p in model.predictor.named_parameters() if "norm" not in n}
+    found = layout.original_weights(gradients)
+    wanted = {n: t.grad for n, t in state.items() if "rotary" not in n and "norm" not in n}
     wanted["transformer.embedding.word_embeddings.weight"][0] = 0  # the padding word's row takes no gradient
     assert found.keys() == wanted.keys()
     for name, gradient in wanted.items():
@@ -172,13 +173,14 @@ def test_the_first_chatglm_is_refused_whichever_family_is_asked(tmp_path):
         assert [p.code for p in stopped(verb, source)] == ["LS4150"]
 
 
-def test_pickled_weights_are_never_opened(tmp_path):
+@pytest.mark.parametrize("name", ["pytorch_model-00001-of-00001.bin", "pytorch_model.bin.index.json"])
+def test_pickled_weights_are_never_opened(tmp_path, name):
     folder = toy.write(tmp_path / "base")
     for path in folder.glob("*.safetensors"):
         path.unlink()
     source = _source.resolve(str(folder))
     assert [p.code for p in stopped(FAMILY.describe, source)] == ["LS4103"]
-    (folder / "pytorch_model-00001-of-00001.bin").write_bytes(b"\x80\x02")
+    (folder / name).write_bytes(b"\x80\x02")  # of a repository, only the index may have been fetched
     assert [p.code for p in stopped(FAMILY.load, source)] == ["LS4013"]
 
 
@@ -238,7 +240,7 @@ def test_it_is_saved_as_a_glm_that_everybody_loads(tmp_path, model):
     state = model.predictor.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in again.state_dict().items())
     with torch.no_grad():
-        assert torch.equal(again(IDS).logits, model.predictor(IDS).logits)
+        assert (again(IDS).logits - model.predictor(IDS).logits).abs().max() <= 1e-5
 
 
 def test_weights_go_back_into_the_original_layout(model):

@@ -69,7 +69,8 @@ class ChatGLM(CausalFamily):
         model that only goes by the name, LS4155, LS4156 weights that do not fit."""
         settings = layout.native_settings(source.config, self.generation(source), source.path)
         if not source.headers:
-            pickled = any(path.suffix in PICKLES for path in source.path.iterdir())
+            names = [path.name.removesuffix(".index.json") for path in source.path.iterdir()]
+            pickled = any(name.endswith(PICKLES) for name in names)
             params = {"component": "model", "path": str(source.path)}
             where = Location(str(source.path))
             code = Problem("LS4013", params, where) if pickled else Problem("LS4103", params, where)
