@@ -24,6 +24,7 @@ TITLES = {
 LORA_ENDINGS = (
     ".lora_down.weight",
     ".lora_A.weight",
+    ".lora_A.default.weight",
     ".lora.down.weight",
     "_lora.down.weight",
     ":down",

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from lora_scripts.core.problems import Location, Problem, ProblemsError
+from lora_scripts.export.peft_layers import WEIGHTS
 from lora_scripts.families._header import Header, read_header
 from lora_scripts.families._signatures import signature, title
 
 from .clients import Verdict, verdicts
+from .text_clients import is_text_adapter, settings_beside, text_verdicts
 
 VERSIONS = {
     "sd_v1": "sd15",
@@ -133,8 +135,10 @@ def _config(header: Header) -> dict[str, Any] | None:
 
 
 def inspect_file(path: Path) -> Report:
-    """What ``path`` is. Raises ProblemsError: LS4051 no such file, LS4003 to LS4005 not a safetensors
-    file."""
+    """What ``path`` is, a file or a text LoRA's folder. Raises ProblemsError: LS4051 no such file, LS4003 to
+    LS4005 not a safetensors file."""
+    if (path / WEIGHTS).is_file():
+        path = path / WEIGHTS
     if not path.is_file():
         raise ProblemsError(Problem("LS4051", {"path": str(path)}, Location(str(path))))
     header = read_header(path)
@@ -151,6 +155,8 @@ def inspect_file(path: Path) -> Report:
     if kind != "lora":
         return Report(**plain)
     modules = _modules(header.shapes)
+    if is_text_adapter(header):
+        return _text_report(plain, header, modules)
     counts: dict[str, int] = {}
     for module in modules:
         counts[_component(module)] = counts.get(_component(module), 0) + 1
@@ -165,6 +171,29 @@ def inspect_file(path: Path) -> Report:
         trigger_words=header.metadata.get("modelspec.trigger_phrase"),
         facts={name: value for name, key in FACTS.items() if (value := header.metadata.get(key))},
         clients=verdicts(header, layout, base, len(modules), alphas),
+    )
+
+
+def _text_report(plain: dict[str, Any], header: Header, modules: Mapping[str, tuple[int, ...]]) -> Report:
+    """A text LoRA: its settings lie in the file beside it, and its modules are counted by kind."""
+    settings = settings_beside(header.path)
+    told = settings or {}
+    counts: dict[str, int] = {}
+    for module in modules:
+        leaf = module.removesuffix(".base_layer").rpartition(".")[2]
+        counts[leaf] = counts.get(leaf, 0) + 1
+    alpha, base = told.get("lora_alpha"), told.get("base_model_name_or_path")
+    ranks = {int(told["r"])} if told.get("r") else {shape[0] for shape in modules.values() if shape}
+    own = plain["config"] or {}
+    return Report(
+        **{**plain, "name": plain["name"] or own.get("output_name")},
+        layout="peft",
+        base="causal_lm",
+        ranks=tuple(sorted(ranks)),
+        alphas=(float(alpha),) if alpha is not None else (),
+        modules=counts,
+        facts={"base_model": str(base)} if base else {},
+        clients=text_verdicts(header, settings),
     )
 
 
