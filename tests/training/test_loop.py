@@ -56,7 +56,7 @@ class Windows:
             )
             indices.append(tuple(rows))
             start += size
-        return Window(number // 6, tuple(batches), tuple(indices))
+        return Window(number // 6, tuple(batches), tuple(indices), tuple(range(len(batches))))
 
     def windows(self, first, end):
         return (self.window(number) for number in range(first, end))

@@ -9,6 +9,7 @@ import torch
 from lora_scripts.training.batches import Window
 from lora_scripts.training.loop import backward
 from lora_scripts.training.precision import Precision
+from lora_scripts.training.processes import Group
 from lora_scripts.training.text_objectives import Answers, DirectPreference, OddsRatio
 
 GENERATOR = torch.Generator().manual_seed(11)
@@ -84,7 +85,9 @@ def test_dpo_is_the_formula_of_its_paper():
 def test_orpo_is_the_formula_of_its_paper():
     objective, batch = OddsRatio(Family(), None, 0.2), batch_of([0, 1, 2])
     sums = objective.sums(batch)
-    assert float(sums["answers"].detach()) == pytest.approx(-sum(float(SCORES[pair][0].sum()) for pair in range(3)))
+    assert float(sums["answers"].detach()) == pytest.approx(
+        -sum(float(SCORES[pair][0].sum()) for pair in range(3))
+    )
     assert float(sums["preference"].detach()) == pytest.approx(sum(orpo(pair) for pair in range(3)), rel=1e-6)
     assert objective.weights(batch) == {"answers": 11.0, "preference": 3.0}
     assert objective.coefficients == {"answers": 1.0, "preference": 0.2}
@@ -106,9 +109,11 @@ def test_a_window_has_the_same_gradient_however_it_is_cut(kind):
             objective=objective,
             optimizer=optimizer,
             precision=Precision("no", torch.device("cpu")),
+            parameters={"factor": family.factor},
+            group=Group(),
             seed=1,
         )
-        loss = backward(job, Window(0, tuple(batch_of(cut) for cut in cuts), ()), 0)
+        loss = backward(job, Window(0, tuple(batch_of(cut) for cut in cuts), (), tuple(range(len(cuts)))), 0)
         return loss, float(family.factor.grad)
 
     whole, parts = gradient([[0, 1, 2]]), gradient([[0], [1, 2]])

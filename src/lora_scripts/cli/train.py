@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -38,10 +41,28 @@ def train(
     with phase_bar(console) as progress:
         prepared = prepare(run_config, progress)
     raise_errors(prepared.problems)
-    print_problems(prepared.problems)
-    for line in plan_lines(prepared):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    from lora_scripts.training.launch import MARK, count_processes, run_processes
+    from lora_scripts.training.processes import is_launched
+
+    if MARK not in os.environ and os.environ.get("RANK", "0") == "0":
+        print_problems(prepared.problems)
+        for line in plan_lines(prepared):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    count = count_processes(run_config.num_processes)
+    if count > 1 and not is_launched():
+        return run_processes(count, _arguments(config, set_ or (), output_dir, resume, overwrite))
 
     from lora_scripts.training.execute import execute
 
     return execute(prepared, overwrite=overwrite, console=console)
+
+
+def _arguments(
+    config: Path, overrides: Sequence[str], output_dir: str | None, resume: bool, overwrite: bool
+) -> list[str]:
+    """The same command for each process of a run."""
+    words = ["train", "--config", str(config)]
+    words += [word for text in overrides for word in ("--set", text)]
+    words += ["--output-dir", output_dir] if output_dir is not None else []
+    return words + ["--resume"] * resume + ["--overwrite"] * overwrite

@@ -76,6 +76,18 @@ class Control:
             return True
         return False
 
+    def flags(self) -> dict[str, bool]:
+        """What every process of a run must know: whether one is asked to leave, and by which signal."""
+        signals = {f"signal{number}": self.signal == number for number in EXIT_BY_SIGNAL}
+        return {name: name in self.pending for name in ("stop", "finish")} | signals
+
+    def take_over(self, flags: dict[str, bool]) -> None:
+        """Makes what any process was asked for this one's own."""
+        self.pending |= {name for name in ("stop", "finish") if flags[name]}
+        for number in EXIT_BY_SIGNAL:
+            if self.signal is None and flags[f"signal{number}"]:
+                self.signal = number
+
     @property
     def leaving(self) -> bool:
         return bool(self.pending & {"stop", "finish"})

@@ -78,7 +78,6 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Prepared:
     """Runs every check that the inputs allow. Never raises for what is wrong: it is in ``problems``."""
     prepared = Prepared(config, Machine.probe())
     problems = prepared.problems
-    problems += _not_yet(config)
     problems += run_checks(prepared.machine, config)
     try:
         prepared.source = resolve(config.base_model)
@@ -179,13 +178,6 @@ def _fits_length(prepared: Prepared) -> list[Problem]:
     if not total or warmup < total:
         return []
     return [Problem("LS1020", {"warmup": warmup, "total": total, "advice": max(1, total // 20)})]
-
-
-def _not_yet(config: RunConfig) -> list[Problem]:
-    found = []
-    if isinstance(config.num_processes, int) and config.num_processes > 1:
-        found.append(Problem("LS1018", {"count": config.num_processes}))
-    return found
 
 
 def _once(problems: list[Problem]) -> list[Problem]:

@@ -11,6 +11,8 @@ from lora_scripts.core.seeds import derive_seed
 from lora_scripts.data.plan import Plan
 from lora_scripts.families._base import Draw
 
+from .processes import Group
+
 if TYPE_CHECKING:
     from lora_scripts.families._base import Batch, Model
 
@@ -19,11 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Window:
-    """The micro-batches of one optimizer step, and which examples they hold."""
+    """This process's micro-batches of one optimizer step, each with its ``number`` in the whole window;
+    ``indices``: which examples the whole window holds."""
 
     epoch: int
     batches: tuple[Batch, ...]
     indices: tuple[tuple[int, ...], ...]
+    numbers: tuple[int, ...]
 
     @property
     def examples(self) -> int:
@@ -33,23 +37,28 @@ class Window:
 class Batches:
     """The n-th window of a run is a function of (plan, seed, n): a resume only needs n."""
 
-    def __init__(self, model: Model, examples: Examples, plan: Plan, seed: int) -> None:
+    def __init__(
+        self, model: Model, examples: Examples, plan: Plan, seed: int, group: Group | None = None
+    ) -> None:
         self.model = model
         self.examples = examples
         self.plan = plan
         self.seed = seed
+        self.group = group or Group()
 
     def window(self, number: int) -> Window:
         epoch, micro_batches = self.plan.window(number)
         batches = []
-        for micro in micro_batches:
+        mine = self.group.share(micro_batches)
+        for _, micro in mine:
             items = [self.examples.item(index) for index in micro.indices]
             draws = [
                 Draw(derive_seed(self.seed, "draw", epoch, self.examples.key(index)))
                 for index in micro.indices
             ]
             batches.append(self.model.family.collate(self.model, items, draws))
-        return Window(epoch, tuple(batches), tuple(micro.indices for micro in micro_batches))
+        indices = tuple(micro.indices for micro in micro_batches)
+        return Window(epoch, tuple(batches), indices, tuple(number for number, _ in mine))
 
     def names(self, number: int, most: int) -> list[str]:
         """What people call the first ``most`` examples of a window."""

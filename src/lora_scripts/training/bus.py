@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -30,8 +30,12 @@ class Tolerant:
         self.told = False
 
     def __call__(self, event: Event, step: int) -> None:
+        self.guarded(lambda: self.listener(event, step))
+
+    def guarded(self, act: Callable[[], None]) -> None:
+        """Something that the listener does beside events, under the same rule."""
         try:
-            self.listener(event, step)
+            act()
         except OSError as error:
             if not self.told:
                 self.told = True

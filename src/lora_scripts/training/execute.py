@@ -28,6 +28,7 @@ from .failures import translated
 from .identity import Identity, claim, move_aside
 from .loop import fit
 from .precision import resolve_mode
+from .processes import Group, join
 from .session import Session, open_session, pick_device, put_back, resolve, snapshot_of
 from .state import TrainingState
 from .task import Exports
@@ -45,23 +46,63 @@ class Leaving(Exception):  # noqa: N818 - a wish, not an error
 
 def execute(prepared: Prepared, *, overwrite: bool, console: Console) -> int:
     """Trains, exports and returns the exit code. Raises ``ProblemsError`` for what stops a run."""
+    group = join()
+    try:
+        return _execute(prepared, group, overwrite, console)
+    finally:
+        group.leave()
+
+
+def _execute(prepared: Prepared, group: Group, overwrite: bool, console: Console) -> int:
     device = pick_device()
     config = resolve(prepared, resolve_mode(prepared.config.mixed_precision, device))
     folder = RunFolder(Path(config.output_dir).expanduser(), config.name)
+    if not group.main:
+        return follow(prepared, config, folder, device, group)
     if overwrite and folder.root.exists():
         with RunLock(folder):  # a run that is going on in it is refused here
             pass
         if moved := move_aside(folder.root):
             console.print(say("run.moved_aside", path=moved), highlight=False, markup=False, soft_wrap=True)
     with RunLock(folder):
-        return Run(prepared, config, folder, device, console).go()
+        return Run(prepared, config, folder, device, console, group).go()
+
+
+def follow(
+    prepared: Prepared, config: RunConfig, folder: RunFolder, device: torch.device, group: Group
+) -> int:
+    """The part of every process but the first: its share of each window. It writes and says nothing."""
+    assert prepared.dataset is not None
+    assert prepared.description is not None
+    state, control = TrainingState(), Control()
+    control.install_signals()
+    step = group.from_main(0)
+    data = prepared.dataset.fingerprint()
+    identity = Identity.of(config, prepared.description.fingerprint, data)
+    group.wait()  # the first process has filled the caches
+    session = open_session(prepared, config, data, device, lambda phase, done, total: None, group)
+    if step:
+        store = CheckpointStore(folder.checkpoints, identity=identity.digest, keep=config.keep_checkpoints)
+        snapshot = store.load(step)
+        state.restore(snapshot.state["training"])
+        put_back(session, snapshot)
+    group.wait()
+    with translated():
+        fit(session.job, state, lambda event: None, control)
+    return control.exit_code
 
 
 class Run:
     """One attempt at one run, with its folder locked."""
 
     def __init__(
-        self, prepared: Prepared, config: RunConfig, folder: RunFolder, device: torch.device, console: Console
+        self,
+        prepared: Prepared,
+        config: RunConfig,
+        folder: RunFolder,
+        device: torch.device,
+        console: Console,
+        group: Group,
     ) -> None:
         assert prepared.description is not None
         assert prepared.dataset is not None
@@ -70,6 +111,7 @@ class Run:
         self.folder = folder
         self.device = device
         self.console = console
+        self.group = group
         self.dataset: Report = prepared.dataset
         self.state = TrainingState()
         self.bus = Bus(self.state)
@@ -103,9 +145,14 @@ class Run:
         try:
             self._tell_resume(start, snapshot, damaged)
             with translated():
-                session = open_session(self.prepared, config, self.data, self.device, self._progress)
+                self.group.from_main(self.state.step)
+                session = open_session(
+                    self.prepared, config, self.data, self.device, self._progress, self.group
+                )
+                self.group.wait()  # the others read what the caches now hold
                 if snapshot is not None:
                     put_back(session, snapshot)
+                self.group.wait()
                 status, code = self._train(session)
         except Leaving:
             status, code = "interrupted", self.control.exit_code or INTERRUPTED
@@ -227,7 +274,8 @@ class Run:
         self.bus.add([saving])
         if config.preview.prompts:
             previews = session.task.previews(session, self.folder, self.control, self.bus.emit)
-            self.bus.add([Tolerant(previews, self.bus.emit)])
+            watched = Tolerant(previews, self.bus.emit)
+            self.bus.add([watched])
             if not state.step:
-                previews.before()
+                watched.guarded(previews.before)
         return saving

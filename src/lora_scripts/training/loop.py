@@ -1,7 +1,8 @@
 """The training loop: the only one, for every task. It knows windows, sums and weights, nothing of pictures.
 
-For each window: sum its weights over micro-batches first, backpropagate each ``sum / weight``, unscale,
-check that all is finite, clip, step, tell what happened, then heed what was asked for.
+For each window: sum its weights over micro-batches and processes first, backpropagate each ``sum / weight``,
+add up the gradients once, unscale, check that all is finite, clip, step, tell what happened, then heed what
+any process was asked for.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lora_scripts.core.control import Control
@@ -21,6 +22,7 @@ from .averages import MovingAverage
 from .batches import Batches, Window
 from .objective import Objective
 from .precision import Precision
+from .processes import Group
 from .schedules import Schedule
 from .state import TrainingState
 
@@ -42,6 +44,7 @@ class Job:
     max_grad_norm: float
     seed: int
     average: MovingAverage | None = None
+    group: Group = field(default_factory=Group)
 
 
 def fit(job: Job, state: TrainingState, emit: Emit, control: Control) -> None:
@@ -51,6 +54,7 @@ def fit(job: Job, state: TrainingState, emit: Emit, control: Control) -> None:
     they always see a whole step. Raises what a listener raises, such as a guard's ``ProblemsError``.
     """
     control.poll()
+    control.take_over(job.group.agree(control.flags()))
     if control.leaving:
         return
     for window in job.batches.windows(state.step, job.total_steps):
@@ -73,6 +77,7 @@ def fit(job: Job, state: TrainingState, emit: Emit, control: Control) -> None:
                 memory_gib=memory_gib(job.precision.device),
             )
         )
+        control.take_over(job.group.agree(control.flags()))
         if control.leaving:
             return
 
@@ -82,12 +87,13 @@ def backward(job: Job, window: Window, step: int) -> float:
     import torch
 
     job.optimizer.zero_grad(set_to_none=True)
-    totals: dict[str, float] = {}
+    totals = dict.fromkeys(job.objective.coefficients, 0.0)
     for batch in window.batches:
         for term, weight in job.objective.weights(batch).items():
-            totals[term] = totals.get(term, 0.0) + weight
+            totals[term] += weight
+    totals = job.group.total(totals)
     loss = torch.zeros((), device=job.precision.device)
-    for micro, batch in enumerate(window.batches):
+    for micro, batch in zip(window.numbers, window.batches, strict=True):
         # dropout must depend on the step alone, or a resumed run would draw other masks
         torch.manual_seed(derive_seed(job.seed, "dropout", step, micro))
         with job.precision.autocast():
@@ -100,7 +106,7 @@ def backward(job: Job, window: Window, step: int) -> float:
         part = torch.stack(terms).sum()
         job.precision.scaler.scale(part).backward()
         loss += part.detach()
-    return float(loss)
+    return float(job.group.reduce(job.parameters.values(), loss))
 
 
 def update(job: Job, state: TrainingState, loss: float) -> float:

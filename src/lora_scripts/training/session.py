@@ -19,6 +19,7 @@ from .callbacks.validation import Evaluator
 from .checkpoint import Snapshot
 from .loop import Job
 from .precision import Precision
+from .processes import Group
 from .schedules import Schedule
 from .state import TrainingState
 from .task import Progress, Task, task_named
@@ -35,7 +36,7 @@ def pick_device() -> torch.device:
 
     if torch.cuda.is_available():
         repeat_exactly()
-        return torch.device("cuda")
+        return torch.device("cuda", torch.cuda.current_device())
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
@@ -62,7 +63,6 @@ def resolve(prepared: Prepared, mode: str) -> RunConfig:
         "lora_alpha": config.alpha,
         "mixed_precision": mode,
         "output_name": config.name,
-        "num_processes": 1,
     }
     if config.target_modules == "auto":
         update["target_modules"] = family.sheet.default_preset
@@ -94,6 +94,7 @@ def open_session(
     data: Mapping[str, Any],
     device: torch.device,
     progress: Progress,
+    group: Group | None = None,
 ) -> Session:
     """Loads the base, attaches the adapter, prepares what is learnt from.
 
@@ -108,7 +109,8 @@ def open_session(
     opened = task.open(prepared, config, precision, progress)
     model, adapter = opened.model, opened.adapter
     set_training(model, adapter, True)
-    batches = Batches(model, opened.examples, dataset.plan, config.seed)
+    group = group or Group()
+    batches = Batches(model, opened.examples, dataset.plan, config.seed, group)
     job = Job(
         objective=opened.objective,
         batches=batches,
@@ -127,6 +129,7 @@ def open_session(
         max_grad_norm=config.max_grad_norm,
         seed=config.seed,
         average=MovingAverage(adapter.parameters, config.ema_decay) if config.ema_decay else None,
+        group=group,
     )
     lend = Lender(adapter.parameters, _evaluation_weights(job, config.optimizer))
     evaluator = (

@@ -130,6 +130,8 @@ class TextTask:
             packing=config.packing,
         )
         progress("base", 1, 1)
+        if report.chat_template is not None:
+            model.tokenizer.chat_template = report.chat_template
         notes = _isolation(family, model, report, config)
         targets = config.target_modules
         spec = AdapterSpec(

@@ -29,9 +29,12 @@ from lora_scripts.core.events import (
     StepDone,
     Validated,
 )
+from lora_scripts.data.text_files import printable
 
 PLAIN_SECONDS = 10.0
 SMOOTHING = 0.95
+ANSWER = 100
+"""Characters of a preview's answer that are shown; the page has it whole."""
 
 
 class ConsoleLines:
@@ -143,7 +146,8 @@ def _line(event: Event, step: int) -> str | None:
         case Resumed():
             return say("run.resumed", checkpoint=event.checkpoint, step=step)
         case Previewed():
-            return "\n".join([say("run.previewed", step=step, count=len(event.files)), *event.texts])
+            answers = [f"  {printable(text, ANSWER)}" for text in event.texts]
+            return "\n".join([say("run.previewed", step=step, count=len(event.files)), *answers])
         case Noted():
             return event.text
         case ControlTaken():
