@@ -31,7 +31,10 @@ def test_every_key_is_explained_and_no_other(language):
         ("learning_rate", "a number above 0 and at most 10"),
         ("lora_dropout", "a number of at least 0 and below 1"),
         ("mixed_precision", "auto, fp16, bf16 or no"),
-        ("resolution", "auto or a whole number from 8 to 4096"),
+        (
+            "resolution",
+            "auto or a whole number from 8 to 4096 or a list (a whole number from 8 to 4096)",
+        ),
         ("epochs", "a whole number of at least 1; or null"),
         ("strict", "true or false"),
         ("preview.prompts", "a list (text)"),
@@ -65,8 +68,9 @@ def schema_node(schema: dict, key: str) -> dict:
     node = schema
     for part in key.split("."):
         node = node["properties"][part]
-        if "$ref" in node:
-            node = schema["$defs"][node["$ref"].rpartition("/")[2]] | {"description": node["description"]}
+        reference = node.get("$ref") or node.get("items", {}).get("$ref")
+        if reference:
+            node = schema["$defs"][reference.rpartition("/")[2]] | {"description": node["description"]}
     return node
 
 

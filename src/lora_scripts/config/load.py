@@ -6,14 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from lora_scripts.core.lookup import did_you_mean
 from lora_scripts.core.problems import Location, Problem, ProblemsError, raise_errors
 
-from .schema import DEFAULTS, OWN_RATE, OWN_SCHEDULE, RATES, TASK_ALIASES, RunConfig, foreign_keys
+from .schema import DEFAULTS, OWN_RATE, OWN_SCHEDULE, RATES, TASK_ALIASES, RunConfig, foreign_keys, section_of
 
 EXCLUSIVE = (("epochs", "max_steps"), ("validation.data_dir", "validation.split"))
 MAX_CONFIG_BYTES = 1_000_000
@@ -245,12 +245,15 @@ def _fill_in(document: _Document) -> None:
     for key, value in DEFAULTS.get(str(task), {}).items():
         if key != "epochs" or values.get("max_steps") is None:
             values.setdefault(key, value)
-    if task == "text-generation" and "train_data_dir" not in values:
+    if "train_data_dir" not in values:
         datasets = values.get("datasets")
-        first = datasets[0].get("path") if isinstance(datasets, list) and datasets else None
+        entry = datasets[0] if isinstance(datasets, list) and datasets else None
+        first = entry.get("path") if isinstance(entry, dict) else None
         given = values.get("metadata_path") or first
-        if isinstance(given, str):
+        if task == "text-generation" and isinstance(given, str):
             values["train_data_dir"] = str(Path(given).parent)
+        elif task == "image-generation" and isinstance(first, str):
+            values["train_data_dir"] = first
 
 
 def _validate(document: _Document, problems: list[Problem]) -> RunConfig | None:
@@ -269,10 +272,11 @@ def _validate(document: _Document, problems: list[Problem]) -> RunConfig | None:
         where = document.place(("text_encoder_learning_rate",))
         problems.append(Problem("LS1010", {}, where))
     problems += _optimizer(config, document)
-    for name in sorted(foreign_keys(config.task_type)):
-        if document.has(name):
-            told = {"key": name, "task": config.task_type}
-            problems.append(Problem("LS1022", told, document.place(tuple(name.split(".")))))
+    foreign = foreign_keys(config.task_type)
+    for key, where in document.places.items():
+        if ".".join(part for part in key if isinstance(part, str)) in foreign:
+            told = {"key": ".".join(map(str, key)), "task": config.task_type}
+            problems.append(Problem("LS1022", told, where))
     return config
 
 
@@ -296,17 +300,14 @@ def _optimizer(config: RunConfig, document: _Document) -> list[Problem]:
 
 def _model_at(key: Key) -> type[BaseModel] | None:
     model: type[BaseModel] = RunConfig
-    annotation: Any
     for part in key:
         if isinstance(part, int):
             continue
         info = model.model_fields.get(part)
-        annotation = info.annotation if info else None
-        if get_origin(annotation) is list:
-            annotation = get_args(annotation)[0]
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        section = section_of(info.annotation) if info else None
+        if section is None:
             return None
-        model = annotation
+        model = section
     return model
 
 

@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from lora_scripts.core.catalogue import LANGUAGES, say
 
-from .schema import TASK_ALIASES, PathText, RunConfig
+from .schema import TASK_ALIASES, PathText, RunConfig, section_of
 
 GROUPS = {
     "task_type": "reference.group.task",
@@ -32,13 +32,8 @@ def fields(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[tup
     """Every key with its dotted name, in the schema's order; a section comes before its own keys."""
     for name, info in model.model_fields.items():
         yield prefix + name, info
-        if section := section_of(info):
+        if section := section_of(info.annotation):
             yield from fields(section, f"{prefix}{name}.")
-
-
-def section_of(info: FieldInfo) -> type[BaseModel] | None:
-    kind = info.annotation
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
 def describe_type(info: FieldInfo, lang: str | None = None) -> str:
@@ -147,7 +142,7 @@ def json_schema(lang: str | None = None) -> dict[str, Any]:
         for name, info in model.model_fields.items():
             key = f"{prefix}{name}"
             node["properties"][name]["description"] = "\n\n".join(say(f"key.{key}", one) for one in languages)
-            if section := section_of(info):
+            if section := section_of(info.annotation):
                 describe(section, definitions[section.__name__], f"{key}.")
 
     describe(RunConfig, schema, "")
@@ -180,7 +175,7 @@ def reference_markdown(lang: str | None = None) -> str:
     lines = [f"# {say('reference.title', lang)}", ""]
     for key in ("intro", "harmless", "generated"):
         lines += [say(f"reference.{key}", lang), ""]
-    rows = [(name, info) for name, info in RunConfig.model_fields.items() if not section_of(info)]
+    rows = [(name, info) for name, info in RunConfig.model_fields.items() if not section_of(info.annotation)]
     for name, info in rows:
         if name in GROUPS:
             lines += _table_head(say(GROUPS[name], lang), lang)
@@ -188,11 +183,14 @@ def reference_markdown(lang: str | None = None) -> str:
         if rows[-1][0] == name or rows[rows.index((name, info)) + 1][0] in GROUPS:
             lines.append("")
     for name, info in RunConfig.model_fields.items():
-        if section := section_of(info):
+        if section := section_of(info.annotation):
+            item = "[]" if get_origin(info.annotation) is list else ""
             heading = say("reference.group.section", lang, name=name)
             lines += _table_head(heading, lang, say(f"key.{name}", lang))
             children = section.model_fields.items()
-            lines += [_row(f"{name}.{child}", child, item, lang) for child, item in children]
+            lines += [
+                _row(f"{name}{item}.{child}", f"{name}.{child}", each, lang) for child, each in children
+            ]
             lines.append("")
     return "\n".join(lines)
 
@@ -205,11 +203,12 @@ def _table_head(heading: str, lang: str | None, text: str = "") -> list[str]:
     return [*head, "| " + " | ".join(columns) + " |", "| --- | --- | --- | --- |"]
 
 
-def _row(dotted: str, name: str, info: FieldInfo, lang: str | None) -> str:
+def _row(shown: str, dotted: str, info: FieldInfo, lang: str | None) -> str:
     extra = info.json_schema_extra
     mark = " ⟳" if isinstance(extra, dict) and extra.get("harmless") else ""
     takes = describe_type(info, lang).replace("|", "\\|")
-    return f"| `{name}`{mark} | {takes} | {_default(info, lang)} | {say(f'key.{dotted}', lang)} |"
+    meaning = say(f"key.{dotted}", lang).replace("|", "\\|")
+    return f"| `{shown}`{mark} | {takes} | {_default(info, lang)} | {meaning} |"
 
 
 def _default(info: FieldInfo, lang: str | None) -> str:

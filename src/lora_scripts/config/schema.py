@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import PurePath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -74,10 +74,27 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class TextDataset(Section):
+Side = Annotated[Whole, Field(ge=8, le=4096)]
+Repeats = Annotated[Whole, Field(ge=1, le=10_000)]
+Kept = Annotated[Whole, Field(ge=0, le=1000)]
+Rate = Annotated[Real, Field(ge=0, le=1)]
+
+
+class DatasetEntry(Section):
+    """One of several data sets. Where a picture key is unset, the one of the same name at the top counts."""
+
     path: PathText
-    weight: Annotated[Real, Field(gt=0, le=100)] = 1.0
-    columns: dict[str, str] = Field(default_factory=dict)
+    weight: Annotated[Real, Field(gt=0, le=100)] = texts(1.0)
+    columns: dict[str, str] = texts({})
+    metadata_path: PathText | None = pictures(None)
+    repeats: Repeats | None = pictures(None)
+    trigger_word: str | None = pictures(None)
+    caption_prefix: str | None = pictures(None)
+    caption_suffix: str | None = pictures(None)
+    shuffle_caption: bool | None = pictures(None)
+    keep_tokens: Kept | None = pictures(None)
+    caption_dropout_rate: Rate | None = pictures(None)
+    regularization: bool = pictures(False)
 
 
 class Validation(Section):
@@ -115,11 +132,26 @@ class RunConfig(Section):
     train_data_dir: PathText
     metadata_path: PathText | None = None
     trigger_word: str | None = pictures(None)
-    resolution: Literal["auto"] | Annotated[Whole, Field(ge=8, le=4096)] = pictures("auto")
+    repeats: Repeats = pictures(1)
+    caption_prefix: str = pictures("")
+    caption_suffix: str = pictures("")
+    shuffle_caption: bool = pictures(False)
+    keep_tokens: Kept = pictures(0)
+    caption_dropout_rate: Rate = pictures(0.0)
+    caption_variants: Annotated[Whole, Field(ge=1, le=1000)] | None = pictures(None)
+    max_caption_tokens: Literal[75, 150, 225] = pictures(75)
+    resolution: Literal["auto"] | Side | Annotated[list[Side], Field(min_length=1, max_length=8)] = pictures(
+        "auto"
+    )
+    random_flip: bool = pictures(False)
+    random_crop: bool = pictures(False)
+    loss_mask: PathText = pictures("none")
+    prior_loss_weight: Annotated[Real, Field(ge=0, le=100)] = pictures(1.0)
     background: Annotated[str, Field(pattern=r"^(white|black|gray|#[0-9a-fA-F]{6})$")] = pictures("white")
     on_bad_image: Literal["stop", "skip"] = pictures("stop")
+    on_animation: Literal["first", "skip"] = pictures("first")
     strict: bool = harmless(False, "image-generation")
-    datasets: list[TextDataset] = texts([])
+    datasets: list[DatasetEntry] = Field(default_factory=list)
     columns: dict[str, str] = texts({})
     system: str | None = texts(None)
     chat_template: PathText | None = texts(None)
@@ -198,6 +230,13 @@ class RunConfig(Section):
         return float(self.lora_alpha if self.lora_alpha is not None else self.lora_rank)
 
     @property
+    def side(self) -> int:
+        """Pixels along a side that previews are drawn in and files name; of several the largest. Only of a
+        resolved config."""
+        sides = self.resolution if isinstance(self.resolution, list) else [int(self.resolution)]
+        return max(sides)
+
+    @property
     def window_size(self) -> int:
         """Examples in one optimizer step, whatever the number of processes."""
         return self.batch_size * self.gradient_accumulation_steps
@@ -207,16 +246,22 @@ WHOLE = frozenset({"components", "columns"})
 """Keys whose value is a mapping of the user's own names, not a section."""
 
 
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The model behind a section, or behind each item of a list of them."""
+    if get_origin(annotation) is list:
+        (annotation,) = get_args(annotation)
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
 def _marked(mark: str, model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
-    """Dotted name -> value of ``mark``, for every key that bears it."""
+    """Dotted name -> value of ``mark``, for every key that bears it; items of a list have no number."""
     found: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         extra = field.json_schema_extra
         if isinstance(extra, dict) and mark in extra:
             found[prefix + name] = extra[mark]
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            found |= _marked(mark, annotation, f"{prefix}{name}.")
+        if section := section_of(field.annotation):
+            found |= _marked(mark, section, f"{prefix}{name}.")
     return found
 
 
@@ -252,6 +297,13 @@ def meant(config: RunConfig, without: Collection[str] = ()) -> dict[str, Any]:
                 continue
             if isinstance(value, dict) and name not in WHOLE:
                 value = kept(value, f"{prefix}{name}.")
+            elif (
+                not prefix and isinstance(value, list) and section_of(RunConfig.model_fields[name].annotation)
+            ):
+                value = [
+                    {key: each[key] for key in each if f"{prefix}{name}.{key}" not in left_out}
+                    for each in value
+                ]
             if value not in ({}, []):
                 result[name] = value
         return result
