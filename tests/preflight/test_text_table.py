@@ -126,6 +126,16 @@ def test_the_choice_follows_content_and_neither_order_nor_place(tmp_path):
     assert chosen[0] == chosen[1]
 
 
+def test_rows_that_have_a_twin_or_share_their_prompt_are_held_out_last(tmp_path):
+    alone, twins = [[1, 2, n] for n in range(10)], [[1, 3, n // 2] for n in range(10)]
+    rows = [row for trio in zip(twins, alone, [[1, 4, n] for n in range(10)], strict=True) for row in trio]
+    prompts = np.zeros(len(rows), np.uint64)
+    prompts[[n for n, row in enumerate(rows) if row[1] == 4]] = np.arange(10) // 2 + 1
+    table = table_of(tmp_path, list(enumerate(rows)))
+    _, validation = hold_out(table, prompts, 1 / 3)
+    assert [rows[int(number)] for number in validation] == alone
+
+
 @pytest.mark.slow
 def test_a_million_rows_stay_arrays(tmp_path):
     import tracemalloc

@@ -143,7 +143,7 @@ class Encoder:
         for number, example in enumerate(examples):
             pieces.append([])
             try:
-                if self.native is not None and example.text is None:
+                if self.native is not None:
                     ready[number] = self._natively(example)
                 else:
                     pieces[-1] = list(
@@ -181,6 +181,11 @@ class Encoder:
 
     def _natively(self, example: TextExample) -> list[Learnt]:
         assert self.native is not None
+        if example.text is not None:
+            words = self.tokenizer.words
+            ids = [*self.aligner.start, *words.encode(example.text), words.end]
+            targets = np.arange(len(ids)) >= len(self.aligner.start)
+            return [Learnt(np.array(ids, np.int32), targets, words.end, True)]
         turns = self.rows.with_system(example.turns)
         if example.is_pair:
             prompt = [replace(turn, train=False) for turn in turns]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from itertools import pairwise
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,7 +81,8 @@ def _happened(report: TextReport) -> list[str]:
     for kind in ("apart", "crossed"):
         tally = tallies[kind]
         if tally["count"]:
-            told = {"count": tally["count"], "names": listing(tally["places"], 3)}
+            names = listing([PurePath(place).name for place in tally["places"]], 3)
+            told = {"count": tally["count"], "names": names}
             found.append(say(f"chat.plan.{kind}", **told))
     return found
 

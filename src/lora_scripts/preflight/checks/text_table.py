@@ -7,8 +7,9 @@ import importlib.metadata
 import json
 import time
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,16 @@ from lora_scripts.families._encode import DOCUMENT, Encoder
 
 HELD_OUT = 8
 """Bit of ``TokenRow.flags``: the row comes from the user's own validation data."""
-CODE = ("families/_*.py", "data/*.py", "preflight/checks/text_table.py")
+CODE = (
+    "families/_chat*.py", "families/_alignment.py", "families/_encode.py", "families/_special_tokens.py",
+    "data/chat.py", "data/text_*.py", "data/*rows.py", "data/row_faults.py", "data/token_table.py",
+    "preflight/checks/text_table.py",
+)  # fmt: skip
 """Files whose change makes a kept table worthless."""
 EVERY_ROWS = 500
 
 Progress = Callable[[str, int, int], None]
+Verify = Callable[[Any, Iterable[str]], Problem | None]
 
 
 @dataclass(frozen=True)
@@ -64,8 +70,15 @@ def training_sources(config: RunConfig) -> list[TextSource]:
     return [TextSource(config.metadata_path or config.train_data_dir, columns=config.columns)]
 
 
-def build(config: RunConfig, tokenizer: Any, max_length: int, progress: Progress | None = None) -> Built:
-    """Reads and encodes all rows, or finds that this was done before.
+def build(
+    config: RunConfig,
+    tokenizer: Any,
+    max_length: int,
+    progress: Progress | None = None,
+    verify: Verify | None = None,
+) -> Built:
+    """Reads and encodes all rows, or finds that this was done before. ``verify`` is shown the texts of every
+    row until it finds something to say about how the tokenizer reads them.
 
     Raises ProblemsError with everything that is wrong with rows and chat template.
     """
@@ -86,7 +99,7 @@ def build(config: RunConfig, tokenizer: Any, max_length: int, progress: Progress
     path = folder / f"{_key(config, encoder, sources)}.arrow"
     if (kept := _kept(path, sources)) is not None:
         return kept
-    writing = _Writing(config, encoder, sources, progress)
+    writing = _Writing(config, encoder, sources, progress, verify)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         write_table(path, writing.rows(), writing.meta)
@@ -133,6 +146,7 @@ def _tokenizer_hash(tokenizer: Any) -> str:
     return digest.hexdigest()
 
 
+@cache
 def _code_hash() -> str:
     root = Path(lora_scripts.__file__).parent
     digest = hashlib.sha256()
@@ -167,6 +181,7 @@ class _Writing:
     encoder: Encoder
     sources: Sequence[Texts]
     progress: Progress | None
+    verify: Verify | None
     meta: dict[str, Any] = field(default_factory=dict)
     prompts: array[int] = field(default_factory=lambda: array("Q"))
     weights: array[float] = field(default_factory=lambda: array("f"))
@@ -244,6 +259,9 @@ class _Writing:
                 continue
             if self.config.objective == "sft" and example.is_pair:
                 example = without_rejected(example)
+            if self.verify is not None and (found := self.verify(self.encoder.tokenizer, texts_of(example))):
+                self.wrong.append(found)
+                self.verify = None
             yield example
         if self.progress and self.read:
             self.progress("tokens", self.read, self.read)
@@ -255,6 +273,12 @@ class _Writing:
             weights=np.array(self.weights, np.float32),
             tokens=np.array(self.tokens, np.int32),
         )
+
+
+def texts_of(example: TextExample) -> list[str]:
+    """All that is said in an example."""
+    turns = (*example.turns, *example.chosen, *example.rejected)
+    return [turn.content for turn in turns] if example.text is None else [example.text]
 
 
 def without_rejected(example: TextExample) -> TextExample:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from lora_scripts.data.token_table import TokenTable
 from lora_scripts.families._base import TextDescription, TextFamily
 from lora_scripts.families._chat import Chat
 from lora_scripts.families._chat_templates import CONTROL
-from lora_scripts.families._encode import CUT, DOCUMENT, ENDS
+from lora_scripts.families._encode import CUT, DOCUMENT, ENDS, NAMED
 from lora_scripts.families._source import Source
 from lora_scripts.families._special_tokens import is_token
 
@@ -110,7 +111,7 @@ def check_texts(
             length = description.context
     tokenizer = family.tokenizer(source)
     try:
-        built = build(config, tokenizer, length, progress)
+        built = build(config, tokenizer, length, progress, getattr(family, "verify", None))
     except ProblemsError as error:
         raise ProblemsError([*problems, *error.problems]) from error
     table = built.table
@@ -195,6 +196,11 @@ def _in_vocabulary(report: TextReport, description: TextDescription) -> list[Pro
     return [Problem("LS2221", told)]
 
 
+def named(places: list[str]) -> str:
+    """The first of some places, each as file and line without the folders before it."""
+    return listing([PurePath(place).name for place in places], NAMED)
+
+
 def _long(built: Built) -> list[Problem]:
     """Rows that something happened to, by name."""
     found = []
@@ -208,7 +214,7 @@ def _long(built: Built) -> list[Problem]:
     ):
         tally = built.about["tallies"][kind]
         if tally["count"]:
-            told = {"count": tally["count"], "names": listing(tally["places"], 8)}
+            told = {"count": tally["count"], "names": named(tally["places"])}
             found.append(Problem(code, told, severity=severity))  # type: ignore[arg-type]
     return found
 
@@ -217,8 +223,8 @@ def _repeated(table: TokenTable, shared: Repeats, source: str) -> list[Problem]:
     found = []
     for code, rows in (("LS2214", shared.again), ("LS2215", shared.leaked), ("LS2216", shared.prompted)):
         if len(rows):
-            names = listing([str(table.place(int(row))) for row in rows[:9]], 8)
-            told = {"count": len(rows), "names": names}
+            places = [str(table.place(int(row))) for row in rows[: NAMED + 1]]
+            told = {"count": len(rows), "names": named(places)}
             found.append(Problem(code, told, Location(source), "warning"))
     return found
 
