@@ -9,7 +9,7 @@ import typer
 
 from lora_scripts.core.catalogue import say
 
-TARGETS = ("gguf",)
+TARGETS = ("gguf", "original")
 
 
 def export(
@@ -25,6 +25,9 @@ def export(
 
     if to not in TARGETS:
         raise typer.BadParameter(say("export.to.known", known=", ".join(TARGETS)), param_hint="--to")
+    if to == "original":
+        _original(base, lora, output.expanduser())
+        return
     if outtype is not None and outtype not in OUTTYPES:
         known = ", ".join(OUTTYPES)
         raise typer.BadParameter(say("export.outtype.known", known=known), param_hint="--outtype")
@@ -40,3 +43,13 @@ def export(
     typer.echo(say("export.modelfile", path=done.modelfile))
     if not done.template:
         typer.echo(say("modelfile.no_template"))
+
+
+def _original(base: str | None, loras: list[str], output: Path) -> None:
+    """The adapter for programs that compute the base under the names of its own files."""
+    from lora_scripts.export.original_layout import write_original_layout
+
+    if len(loras) != 1:
+        raise typer.BadParameter(say("export.one_lora"), param_hint="--lora")
+    done = write_original_layout(base, Path(loras[0]).expanduser(), output)
+    typer.echo(say("export.written.original", path=done.folder, layers=done.layers, rank=done.rank))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from lora_scripts.adapters.attach import Adapter
 from lora_scripts.core.catalogue import say
@@ -28,26 +29,14 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def card_text(model: TextModel, adapter: Adapter, facts: TextFacts) -> str:
-    """Markdown with the front matter that model hubs read, in the language in use."""
-    described, sheet = model.description, model.family.sheet
-    base = described.source.name
-    lines = [
-        "---",
-        f"base_model: {json.dumps(base, ensure_ascii=False)}",
-        "library_name: peft",
-        "pipeline_tag: text-generation",
-        "tags:",
-        "- lora",
-        f"- {described.model_type}",
-        "---",
-        "",
-        f"# {facts.name}",
-        "",
-        say("text.card.what", title=sheet.title, base=base),
-        "",
-        f"## {say('export.card.use')}",
-        "",
+def usage(model: TextModel, adapter: Adapter, facts: TextFacts) -> list[str]:
+    """How each program takes the adapter; a family whose files have other names says so itself."""
+    base = model.description.source.name
+    own: Any = getattr(model.family, "how_to_use", None)
+    if own is not None:
+        lines: list[str] = own(base, facts.name, adapter.spec.rank)
+        return lines
+    return [
         say("text.card.talk"),
         "",
         "```",
@@ -80,6 +69,30 @@ def card_text(model: TextModel, adapter: Adapter, facts: TextFacts) -> str:
         "```",
         "",
         say("text.card.merge"),
+    ]
+
+
+def card_text(model: TextModel, adapter: Adapter, facts: TextFacts) -> str:
+    """Markdown with the front matter that model hubs read, in the language in use."""
+    described, sheet = model.description, model.family.sheet
+    base = described.source.name
+    lines = [
+        "---",
+        f"base_model: {json.dumps(base, ensure_ascii=False)}",
+        "library_name: peft",
+        "pipeline_tag: text-generation",
+        "tags:",
+        "- lora",
+        f"- {described.model_type}",
+        "---",
+        "",
+        f"# {facts.name}",
+        "",
+        say("text.card.what", title=sheet.title, base=base),
+        "",
+        f"## {say('export.card.use')}",
+        "",
+        *usage(model, adapter, facts),
         "",
         f"## {say('export.card.made')}",
         "",
