@@ -63,6 +63,7 @@ def test_rows_left_in_the_old_order_are_caught(tmp_path, llama, monkeypatch):
     with pytest.raises(ProblemsError) as error:
         export_gguf(None, [str(llama.lora)], tmp_path / "a.gguf")
     assert codes(error) == {"LS4305"}
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_strength_scales_it(tmp_path, llama):

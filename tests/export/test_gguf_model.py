@@ -73,6 +73,12 @@ def test_fewer_bits_stay_within_their_rounding(tmp_path, outtype):
     assert done.numbers == again.numbers
 
 
+def test_a_shared_head_that_is_adapted_gets_a_tensor_of_its_own(tmp_path):
+    made = make(tmp_path, targets=("lm_head", "q_proj"), changes={"tie_word_embeddings": True})
+    done = export_gguf(None, [str(made.lora)], tmp_path / "m.gguf", merged=True, outtype="f32")
+    assert done.difference.relative < 1e-4
+
+
 def test_rows_in_the_wrong_order_are_caught(tmp_path, monkeypatch):
     made = make(tmp_path, "llama")
     monkeypatch.setattr(gguf_model, "to_pairs", lambda rows, heads: rows)

@@ -15,7 +15,8 @@ TALK = [
     {"role": "user", "content": "Three?"},
 ]
 LLAMA3 = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '<|endoftext|>\n\n' + m['content'] | trim + '<|im_end|>' }}"
+    "{% for m in messages %}"
+    "{{ '<|im_start|>' + m['role'] + '<|endoftext|>\n\n' + m['content'] | trim + '<|im_end|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant<|endoftext|>\n\n' }}{% endif %}"
 )
 NO_SYSTEM = (
@@ -31,12 +32,15 @@ BRACKETS = (
 )
 HEADED = (
     "{{ '<|im_start|>system\nToday: 26 Jul 2024\n\n' }}"
-    "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}{% set messages = messages[1:] %}{% endif %}"
-    "{{ '<|im_end|>\n' }}{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
+    "{% if messages[0]['role'] == 'system' %}"
+    "{{ messages[0]['content'] }}{% set messages = messages[1:] %}{% endif %}"
+    "{{ '<|im_end|>\n' }}{% for m in messages %}"
+    "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 COUNTED = (
-    "{% for m in messages %}{{ loop.index ~ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' }}"
+    "{% for m in messages %}"
+    "{{ loop.index ~ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' }}"
     "{% endfor %}{{ '<|im_start|>assistant\n' }}"
 )
 

@@ -180,3 +180,31 @@ def test_a_loaded_base_is_not_needed_to_read_one(plain):
     layer = read.layers[name]
     wanted = bare.get_submodule(name).weight + 1.5 * layer.second @ layer.first
     assert torch.allclose(merged(bare.get_submodule(name).weight, layer), wanted)
+
+
+@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+def test_a_base_in_fewer_bits_is_not_copied_for_the_proof(tmp_path, quantization):
+    from lora_scripts.adapters.attach import attach
+    from lora_scripts.adapters.spec import AdapterSpec
+    from lora_scripts.families import _source
+    from tests.export.text_loras import stir
+
+    base = small.write_model(tmp_path / "base", "llama")
+    source = _source.resolve(str(base))
+    family = _source.find("auto", source)
+    model = family.load(source, quantization=quantization)
+    adapter = attach(model, AdapterSpec(4, 6.0), seed=1)
+    stir(adapter)
+    write_peft(tmp_path / "lora", model, adapter, FACTS)
+    proof = read_back_peft(tmp_path / "lora", model, adapter)
+    assert proof.layers == 14
+    assert proof.difference.relative < 1e-3
+
+
+def test_checkpointing_is_as_it_was_after_the_proof(tmp_path):
+    made = make(tmp_path)
+    made.model.family.set_gradient_checkpointing(made.model, True)
+    embeddings = made.model.predictor.get_input_embeddings()
+    before = dict(embeddings._forward_hooks)
+    read_back_peft(made.lora, made.model, made.adapter)
+    assert dict(embeddings._forward_hooks) == before

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from lora_scripts.adapters.attach import Adapter
+from lora_scripts.adapters.plain import to_plain
 from lora_scripts.core.catalogue import say
 from lora_scripts.families._base import TextModel
 
@@ -53,13 +54,7 @@ def usage(model: TextModel, adapter: Adapter, facts: TextFacts) -> list[str]:
         f'tokenizer = AutoTokenizer.from_pretrained("{facts.name}")',
         "```",
         "",
-        "vLLM:",
-        "",
-        "```",
-        f"vllm serve {base} --enable-lora --max-lora-rank {max(16, adapter.spec.rank)}"
-        f" --lora-modules {facts.name}=./{facts.name}",
-        "```",
-        "",
+        *_serving(model, adapter, facts.name),
         "llama.cpp, Ollama:",
         "",
         "```",
@@ -70,6 +65,16 @@ def usage(model: TextModel, adapter: Adapter, facts: TextFacts) -> list[str]:
         "",
         say("text.card.merge"),
     ]
+
+
+def _serving(model: TextModel, adapter: Adapter, name: str) -> list[str]:
+    """How vLLM serves it: where the base is one that vLLM can load by its name."""
+    source = model.description.source
+    if source.builtin or source.kind != "transformers":
+        return []
+    rank = max(16, to_plain(adapter).spec.rank)
+    options = f"--enable-lora --max-lora-rank {rank} --lora-modules {name}=./{name}"
+    return ["vLLM:", "", "```", f"vllm serve {source.name} {options}", "```", ""]
 
 
 def card_text(model: TextModel, adapter: Adapter, facts: TextFacts) -> str:

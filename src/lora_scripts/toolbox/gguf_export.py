@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lora_scripts.core.catalogue import say
-from lora_scripts.core.files import write_atomic
+from lora_scripts.core.files import sync_folder, write_atomic
 from lora_scripts.core.problems import Location, Problem, ProblemsError
 from lora_scripts.export.gguf_adapter import read_gguf_adapter, refuse_what_gguf_cannot, write_gguf_adapter
 from lora_scripts.export.gguf_file import Entry, read_entries
@@ -80,7 +81,13 @@ def export_gguf(
         refuse_what_gguf_cannot(parts.worn[0].adapter)
     tokenizer = tokenizer_of(parts)
     made = _model if merged else _adapter
-    count, numbers, difference, ends = made(parts, config, tokenizer, output, outtype)
+    unproven = output.with_name(f".tmp-{os.getpid()}-{output.stem}.gguf")
+    try:
+        count, numbers, difference, ends = made(parts, config, tokenizer, unproven, output, outtype)
+        os.replace(unproven, output)
+    finally:
+        unproven.unlink(missing_ok=True)
+    sync_folder(output.parent)
     shape = chat_shape(tokenizer, ends)
     file = _write_modelfile(output, parts, shape, merged)
     return GgufExport(output, merged, count, file, shape.template is not None, difference, numbers)
@@ -96,19 +103,20 @@ Made = tuple[int, float, Difference, list[int]]
 
 
 def _adapter(
-    parts: Parts, config: Mapping[str, Any], tokenizer: Any, output: Path, outtype: str | None
+    parts: Parts, config: Mapping[str, Any], tokenizer: Any, file: Path, output: Path, outtype: str | None
 ) -> Made:
+    """Writes the adapter to ``file``, which is to become ``output``, and compares what it does."""
     import torch
 
     kind = outtype or "f32"
     one = parts.worn[0]
     count = write_gguf_adapter(
-        output, one.adapter, config, name=output.stem, outtype=kind, strength=one.strength
+        file, one.adapter, config, name=output.stem, outtype=kind, strength=one.strength
     )
     model = load_base(parts)
     module, ids = model.predictor, encode(tokenizer)
     bare = next_token_logits(module, ids)
-    read = read_gguf_adapter(output, config)
+    read = read_gguf_adapter(file, config)
     named = name_map(architecture(str(config["model_type"])), int(config["num_hidden_layers"]))
     with worn(module, [(one.adapter.path, one.strength)]) as wearing, torch.no_grad():
         wanted = next_token_logits(wearing, ids)
@@ -119,10 +127,16 @@ def _adapter(
                 layer.lora_B[f"{NAME}0"].weight.copy_(second)
                 layer.scaling[f"{NAME}0"] = 1.0
         got = next_token_logits(wearing, ids)
-    dtype = parts.own if kind == "f32" else torch.float16
-    allowed = ALLOWED[kind if parts.own == torch.float32 else "q8_0" if kind == "q8_0" else "f16"]
-    difference = bounded(compare(wanted, got, bare, dtype), allowed, output)
-    return count, 0.0, difference, _ends(module)
+    return count, 0.0, _judged(wanted, got, bare, parts, kind, output), _ends(module)
+
+
+def _judged(wanted: Any, got: Any, bare: Any, parts: Parts, kind: str, output: Path) -> Difference:
+    """How far the file is from the adapter, by the coarser of base and file. ProblemsError LS4305."""
+    import torch
+
+    coarse = kind != "f32" or parts.own != torch.float32
+    allowed = ALLOWED[kind] if kind != "f32" else ALLOWED["f16" if coarse else "f32"]
+    return bounded(compare(wanted, got, bare, torch.float16 if coarse else parts.own), allowed, output)
 
 
 def _head(parts: Parts, config: Mapping[str, Any], tokenizer: Any) -> tuple[list[Entry], list[Entry]]:
@@ -138,9 +152,9 @@ def _head(parts: Parts, config: Mapping[str, Any], tokenizer: Any) -> tuple[list
 
 
 def _model(
-    parts: Parts, config: Mapping[str, Any], tokenizer: Any, output: Path, outtype: str | None
+    parts: Parts, config: Mapping[str, Any], tokenizer: Any, file: Path, output: Path, outtype: str | None
 ) -> Made:
-    import torch
+    """Writes the model to ``file``, which is to become ``output``, and compares numbers and what it does."""
 
     kind = outtype or "f16"
     words, known = _head(parts, config, tokenizer)
@@ -152,22 +166,19 @@ def _model(
         **config,
         "tie_word_embeddings": bool(config.get("tie_word_embeddings")) and not weights.untied,
     }
-    count = write_gguf_model(output, weights, settings, words, name=output.stem, outtype=kind, known=known)
-    numbers = check_gguf_model(output, weights, settings)
+    count = write_gguf_model(file, weights, settings, words, name=output.stem, outtype=kind, known=known)
+    numbers = check_gguf_model(file, weights, settings)
     del weights
     if transformers_reads(settings) and not parts.source.config.get("sliding_window"):
         del model
-        source = resolve(str(output))
+        source = resolve(str(file))
         family: Any = find("auto", source)
         module = family.load(source, dtype=parts.own, packing=False).predictor
     else:
         module = model.predictor
-        fill_from_gguf(output, module, settings)
+        fill_from_gguf(file, module, settings)
     got = next_token_logits(module, ids)
-    dtype = parts.own if kind == "f32" else torch.float16
-    allowed = ALLOWED[kind if parts.own == torch.float32 else "q8_0" if kind == "q8_0" else "f16"]
-    difference = bounded(compare(wanted, got, bare, dtype), allowed, output)
-    return count, numbers, difference, ends
+    return count, numbers, _judged(wanted, got, bare, parts, kind, output), ends
 
 
 def _system(parts: Parts) -> str | None:
