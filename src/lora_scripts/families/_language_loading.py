@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -28,45 +29,13 @@ REMOTE_ONLY = {
     "telechat": "Qwen3",
     "yuan": "Qwen3",
     "aquila": "Qwen3",
-    "chatglm": "ChatGLM3-6B or GLM-4-9B-0414",
 }
 """model_type whose code is no part of Transformers -> what to use instead."""
-NOT_WRITERS = frozenset(
-    [
-        "bart",
-        "bert",
-        "bert-generation",
-        "big_bird",
-        "bigbird_pegasus",
-        "blenderbot",
-        "blenderbot-small",
-        "camembert",
-        "data2vec-text",
-        "electra",
-        "ernie",
-        "git",
-        "marian",
-        "mbart",
-        "megatron-bert",
-        "musicgen",
-        "musicgen_melody",
-        "mvp",
-        "pegasus",
-        "plbart",
-        "prophetnet",
-        "reformer",
-        "rembert",
-        "roberta",
-        "roberta-prelayernorm",
-        "roc_bert",
-        "roformer",
-        "trocr",
-        "whisper",
-        "xlm",
-        "xlm-roberta",
-        "xlm-roberta-xl",
-        "xmod",
-    ]
+NOT_WRITERS = re.compile(
+    "bart|bert|bert-generation|big_bird|bigbird_pegasus|blenderbot|blenderbot-small|camembert|data2vec-text|"
+    "electra|ernie|git|marian|mbart|megatron-bert|musicgen|musicgen_melody|mvp|pegasus|plbart|prophetnet|"
+    "reformer|rembert|roberta|roberta-prelayernorm|roc_bert|roformer|trocr|whisper|xlm|xlm-roberta|"
+    "xlm-roberta-xl|xmod"
 )
 """Listed by Transformers with a causal head, but trained as encoders or halves of something else."""
 NO_LIMIT = 2**20
@@ -85,15 +54,12 @@ def native_types() -> Mapping[str, str]:
     return MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 
-def chatglm_of_later(config: Mapping[str, Any]) -> bool:
-    """Whether a ``config.json`` is that of ChatGLM2, ChatGLM3 or GLM-4 in their first layout; the first
-    ChatGLM-6B has the same model_type and is another model."""
-    return config.get("model_type") == "chatglm" and "padded_vocab_size" in config
-
-
 def is_language_model(source: Source) -> bool:
-    """Whether this is a language model's folder or file, be it one that can be trained or not."""
-    return source.kind == "gguf" or (source.kind == "transformers" and "model_type" in source.config)
+    """Whether this is a language model's folder or file, be it one that can be trained or not. The ChatGLMs
+    have a family of their own."""
+    if source.kind == "gguf":
+        return True
+    return source.kind == "transformers" and source.config.get("model_type", "chatglm") != "chatglm"
 
 
 def check(source: Source) -> None:
@@ -104,7 +70,7 @@ def check(source: Source) -> None:
     kind = str(source.config.get("model_type", "?"))
     if kind in REMOTE_ONLY:
         raise stop("LS4100", source, kind=kind, instead=REMOTE_ONLY[kind])
-    if kind in NOT_WRITERS:
+    if NOT_WRITERS.fullmatch(kind):
         raise stop("LS4101", source, kind=kind)
     if kind not in native_types():
         from transformers import CONFIG_MAPPING
@@ -205,8 +171,10 @@ def build(config: Any) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
     with init_empty_weights():
-        made: nn.Module = AutoModelForCausalLM.from_config(config)
-    return made
+        made: Any = AutoModelForCausalLM.from_config(config)
+    made.tie_weights()
+    found: nn.Module = made
+    return found
 
 
 def read_tokenizer(source: Source) -> Any:
@@ -281,6 +249,11 @@ def load_weights(
     lost = sorted({*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])})
     if lost:
         raise stop("LS4108", source, count=len(lost), names=", ".join(lost[:3]))
+    for layer in module.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            # bitsandbytes would repack its weights at the first pass without gradients, with rounded scales
+            # and for inference only.
+            layer.support_avx512bf16_for_cpu = False
     if gguf:
         # Its weights are plain numbers now; with the mark left on, the library refuses to save or train it.
         module.hf_quantizer = None

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torch import nn
 
 _BLOCK = r"(?:.+\.)?(?:layers|h|blocks|block)\.\d+\.(?:.+\.)?"
 """Within a block of the stack: head, embeddings and projectors of other parts stand outside."""
@@ -50,17 +46,4 @@ PRESETS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "attention-qv": _block("(?:q_proj|q_b_proj|v_proj|kv_b_proj|qkv_proj|query_key_value|c_attn|Wqkv)"),
 }
 """Preset -> component -> regular expressions of whole module names, as a ``Sheet`` holds them. Only linear
-layers are asked, so that ``all-linear`` is every one in the stack of blocks but a router."""
-
-EXPERTS = re.compile(_BLOCK + r"experts\.(?:gate_up_proj|down_proj|gate_proj|up_proj)")
-"""Experts that are one parameter for all, (experts, ., .), not layers of their own."""
-
-
-def fused_experts(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Name of each fused expert parameter -> its shape: what PEFT calls ``target_parameters``. They are no
-    linear layers, so that no list of modules has them."""
-    return {
-        name: tuple(parameter.shape)
-        for name, parameter in module.named_parameters()
-        if parameter.ndim == 3 and EXPERTS.fullmatch(name)
-    }
+layers and fused experts are asked, so that ``all-linear`` is each of them in the blocks but routers."""

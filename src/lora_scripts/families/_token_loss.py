@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from ._heads import Head
 
@@ -34,28 +34,39 @@ def _slices(count: int, head: Head, like: Tensor) -> Iterator[slice]:
 
 def log_probs(hidden: Tensor, labels: Tensor, head: Head) -> Tensor:
     """(N, D) hidden states, (N,) target tokens -> (N,) log-probabilities, float32, with gradient."""
-    import torch
-
     layer = head.plain()
     if layer is not None:
         found: Tensor = _fused()(hidden, labels, layer.weight, layer.bias, head)
         return found
-    from torch.utils.checkpoint import checkpoint
-
-    from ._packed_attention import checkpoint_contexts
-
-    parts = [
-        checkpoint(
-            _of_slice, hidden[at], labels[at], head, use_reentrant=False, context_fn=checkpoint_contexts
-        )
-        for at in _slices(len(labels), head, hidden)
-    ]
-    return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
+    if head.way == "whole":
+        return _of_logits(hidden, labels)
+    free = [p for p in head.module.get_output_embeddings().parameters() if p.requires_grad]
+    sliced: Tensor = _sliced()(hidden, labels, head, *free)
+    return sliced
 
 
-def _of_slice(hidden: Tensor, labels: Tensor, head: Head) -> Tensor:
-    logits = head.logits(hidden).float()
+def _of_logits(logits: Tensor, labels: Tensor) -> Tensor:
+    logits = logits.float()
     return logits.gather(1, labels[:, None]).squeeze(1) - logits.logsumexp(dim=1)
+
+
+def _scores_and_slope(logits: Tensor, labels: Tensor, slope: bool) -> tuple[Tensor, Tensor | None]:
+    """(n,) log-probabilities and, if asked for, their gradient with respect to the logits, (n, V) float32:
+    one for the target minus the probabilities."""
+    import torch
+
+    target = labels[:, None]
+    chosen = logits.gather(1, target).float()
+    # In place from here on: one float32 copy is all that a slice may cost.
+    powers = logits.to(torch.float32, copy=True)
+    top = powers.amax(dim=1, keepdim=True)
+    powers.sub_(top).exp_()
+    total = powers.sum(dim=1, keepdim=True)
+    scores = (chosen - top - total.log()).squeeze(1)
+    if not slope:
+        return scores, None
+    powers.div_(total.neg_())
+    return scores, powers.scatter_add_(1, target, torch.ones_like(chosen))
 
 
 def hits(hidden: Tensor, labels: Tensor, head: Head) -> tuple[Tensor, Tensor]:
@@ -87,17 +98,8 @@ def _fused() -> Any:
             slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
             for at in _slices(len(labels), head, hidden):
                 logits = torch.nn.functional.linear(hidden[at], weight, bias)
-                target = labels[at, None]
-                chosen = logits.gather(1, target).float()
-                # In place from here on: one float32 copy is all that a slice may cost.
-                powers = logits.float()
-                top = powers.amax(dim=1, keepdim=True)
-                powers.sub_(top).exp_()
-                total = powers.sum(dim=1, keepdim=True)
-                scores[at] = (chosen - top - total.log()).squeeze(1)
-                if slope is not None:
-                    powers.div_(total.neg_())
-                    powers.scatter_add_(1, target, torch.ones_like(chosen))
+                scores[at], powers = _scores_and_slope(logits, labels[at], slope is not None)
+                if slope is not None and powers is not None:
                     torch.mm(powers.to(weight.dtype), weight, out=slope[at])
             if slope is not None:
                 ctx.save_for_backward(slope)
@@ -109,3 +111,49 @@ def _fused() -> Any:
             return (slope * grad[:, None]).to(slope.dtype), None, None, None, None
 
     return Fused.apply
+
+
+@lru_cache
+def _sliced() -> Any:
+    import torch
+
+    class Sliced(torch.autograd.Function):
+        """For a head that learns, or does more than multiply: each slice is computed again in the backward
+        pass. What outlives a slice is allocated before the first one: small things left between large ones
+        would keep the allocator from using that memory again, which then grows with every slice."""
+
+        @staticmethod
+        def forward(ctx: Any, hidden: Tensor, labels: Tensor, head: Head, *free: nn.Parameter) -> Tensor:
+            scores = torch.empty(len(labels), dtype=torch.float32, device=hidden.device)
+            kind = hidden.device.type
+            ctx.head, ctx.free, ctx.state = head, free, torch.get_rng_state()
+            ctx.autocast = kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+            ctx.save_for_backward(hidden, labels)
+            for at in _slices(len(labels), head, hidden):
+                scores[at], _ = _scores_and_slope(head.logits(hidden[at]), labels[at], False)
+            return scores
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Any:
+            hidden, labels = ctx.saved_tensors
+            sums = [torch.zeros_like(hidden), *(torch.zeros_like(p) for p in ctx.free)]
+            # The adapter's dropout draws what it drew before.
+            kind, dtype, enabled = ctx.autocast
+            cast = torch.autocast(kind, dtype=dtype, enabled=enabled)
+            with torch.random.fork_rng(devices=[]), torch.enable_grad(), cast:
+                torch.set_rng_state(ctx.state)
+                for at in _slices(len(labels), ctx.head, hidden):
+                    part = hidden[at].detach().requires_grad_()
+                    logits = ctx.head.logits(part)
+                    with torch.no_grad():
+                        powers = _scores_and_slope(logits, labels[at], True)[1]
+                        assert powers is not None
+                        upstream = powers.mul_(grad[at, None]).to(logits.dtype)
+                    found = torch.autograd.grad(logits, (part, *ctx.free), upstream, allow_unused=True)
+                    sums[0][at] = found[0]
+                    for total, one in zip(sums[1:], found[1:], strict=True):
+                        if one is not None:
+                            total += one
+            return sums[0], None, None, *sums[1:]
+
+    return Sliced.apply
