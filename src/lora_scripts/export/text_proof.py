@@ -141,7 +141,7 @@ def worn(module: nn.Module, folders: Sequence[tuple[Path, float]]) -> Iterator[A
     device = str(next(module.parameters()).device)
     names = [f"{NAME}{number}" for number in range(len(folders))]
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.filterwarnings("ignore", message=".*(peft_config|meta device|adapter keys).*")
+        warnings.filterwarnings("ignore", message=".*(peft_config|meta device|adapter keys|tie_word).*")
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks Transformers by an older name
         first = str(folders[0][0])
         model: Any = PeftModel.from_pretrained(module, first, adapter_name=names[0], torch_device=device)

@@ -32,7 +32,7 @@ from lora_scripts.export.text_proof import (
     next_token_logits,
     worn,
 )
-from lora_scripts.families._source import find, resolve
+from lora_scripts.families._components import quiet_libraries
 
 from .merge import Parts, adapter_logits, by_files, by_module, load_base, open_parts, tokenizer_of
 
@@ -130,6 +130,16 @@ def _adapter(
     return count, 0.0, _judged(wanted, got, bare, parts, kind, output), _ends(module)
 
 
+def _by_transformers(file: Path, parts: Parts) -> Any:
+    """The model in ``file`` through Transformers' own reader of GGUF."""
+    from transformers import AutoModelForCausalLM
+
+    quiet_libraries()
+    return AutoModelForCausalLM.from_pretrained(
+        str(file.parent), gguf_file=file.name, dtype=parts.own, local_files_only=True
+    )
+
+
 def _judged(wanted: Any, got: Any, bare: Any, parts: Parts, kind: str, output: Path) -> Difference:
     """How far the file is from the adapter, by the coarser of base and file. ProblemsError LS4305."""
     import torch
@@ -171,9 +181,7 @@ def _model(
     del weights
     if transformers_reads(settings) and not parts.source.config.get("sliding_window"):
         del model
-        source = resolve(str(file))
-        family: Any = find("auto", source)
-        module = family.load(source, dtype=parts.own, packing=False).predictor
+        module = _by_transformers(file, parts)
     else:
         module = model.predictor
         fill_from_gguf(file, module, settings)
