@@ -281,8 +281,8 @@ def test_caption_files_beside_the_pictures(folder: Path) -> None:
     write(folder, "a dog\r\n", "sub/b.caption")
     write(folder, "a cat", "c.jpg.txt")
     write(folder, "read me", "notes.txt")
-    manifest = read_pictures(folder, trigger_word="sks")
-    assert captions(manifest) == {"a.png": "sks, a city", "sub/b.png": "sks, a dog", "c.jpg": "sks, a cat"}
+    manifest = read_pictures(folder)
+    assert captions(manifest) == {"a.png": "a city", "sub/b.png": "a dog", "c.jpg": "a cat"}
     assert sorted(codes(manifest)) == ["LS2036", "LS2039"]
     assert errors(manifest.problems) == []
 

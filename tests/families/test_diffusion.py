@@ -166,6 +166,7 @@ class Sample:
     picture: object
     placement: object
     caption: str
+    flipped: bool = False
 
 
 def sample(tmp_path: Path, name: str = "a", caption: str = "a red house", colour=(200, 30, 30)) -> Sample:

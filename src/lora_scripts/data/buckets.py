@@ -37,6 +37,11 @@ class Placement:
         """Share of the picture's area that the crop leaves out, 0 to 1."""
         return 1 - (self.bucket.width * self.bucket.height) / (self.resize[0] * self.resize[1])
 
+    @property
+    def spare(self) -> tuple[int, int]:
+        """How far the cut can move, across and down."""
+        return self.resize[0] - self.bucket.width, self.resize[1] - self.bucket.height
+
 
 def grain(resolution: int, step: int) -> int:
     """Pixels between neighbouring shapes: finer ones would crop less, but leave too few pictures in each."""
@@ -107,7 +112,16 @@ def place(
 
 
 def prepare(image: Image.Image, placement: Placement) -> np.ndarray:
-    """The picture in its bucket: uint8 of shape (height, width, 3).
+    """The picture in its bucket: uint8 of shape (height, width, 3)."""
+    shape = (placement.bucket.width, placement.bucket.height)
+    return np.array(cut(image.convert("RGB"), placement, shape, Image.Resampling.LANCZOS), dtype=np.uint8)
+
+
+def cut(
+    image: Image.Image, placement: Placement, shape: tuple[int, int], resample: Image.Resampling
+) -> Image.Image:
+    """The part of ``image`` that ``placement`` keeps, as a picture of ``shape`` (w, h). Of a copy in another
+    size, the same part.
 
     Scaled and cut in one step, so that a very long picture is never enlarged whole.
     """
@@ -115,6 +129,4 @@ def prepare(image: Image.Image, placement: Placement) -> np.ndarray:
     left, top = placement.crop[0] * across, placement.crop[1] * down
     right = min(left + placement.bucket.width * across, image.width)
     bottom = min(top + placement.bucket.height * down, image.height)
-    shape = (placement.bucket.width, placement.bucket.height)
-    scaled = image.convert("RGB").resize(shape, Image.Resampling.LANCZOS, box=(left, top, right, bottom))
-    return np.array(scaled, dtype=np.uint8)
+    return image.resize(shape, resample, box=(left, top, right, bottom))

@@ -43,12 +43,17 @@ class PictureFolder:
     root: Path
     pictures: dict[str, Path] = field(default_factory=dict)
     loose: dict[str, list[str]] = field(default_factory=dict)
+    unreadable: list[str] = field(default_factory=list)
 
     @classmethod
     def scan(cls, root: Path, exclude: Iterable[Path] = ()) -> PictureFolder:
         folder = cls(root)
         hidden = {os.path.abspath(path) for path in exclude} - {os.path.abspath(root)}
-        for current, below, files in os.walk(root):
+
+        def refused(error: OSError) -> None:
+            folder.unreadable.append(str(error.filename))
+
+        for current, below, files in os.walk(root, onerror=refused):
             below[:] = sorted(
                 name
                 for name in below

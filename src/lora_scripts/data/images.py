@@ -16,7 +16,7 @@ from .pixels import BadPicture, Picture, open_picture
 from .text_files import listing
 
 Progress = Callable[[int, int], None]
-_NOTES: dict[str, Severity] = {"LS2061": "note", "LS2062": "warning", "LS2063": "note"}
+_NOTES: dict[str, Severity] = {"LS2061": "note", "LS2062": "warning", "LS2063": "note", "LS2410": "warning"}
 _BATCH = 256
 
 
@@ -37,15 +37,18 @@ def examine(
     *,
     background: str = "white",
     on_bad: Literal["stop", "skip"] = "stop",
+    on_animation: Literal["first", "skip"] = "first",
     progress: Progress | None = None,
 ) -> tuple[list[tuple[Example, Picture]], list[Problem]]:
     """The usable pictures in the order of ``examples``, and what is wrong with the others.
 
-    Each bad picture is one problem: an error, or with ``on_bad="skip"`` a warning. Nothing is written; memory
+    Each bad picture is one problem: an error, or with ``on_bad="skip"`` a warning. With
+    ``on_animation="skip"`` animations are left out and named. Nothing is written; memory
     does not grow with the number of pictures. ``progress`` gets (done, total) in the calling thread.
     """
     good: list[tuple[Example, Picture]] = []
     problems: list[Problem] = []
+    moving: list[Path] = []
     done = 0
     pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="decode")
     try:
@@ -54,7 +57,10 @@ def examine(
             paths = [example.fields["image"] for example in part]
             for example, result in zip(part, pool.map(_look, paths, [background] * len(paths)), strict=True):
                 if isinstance(result, Picture):
-                    good.append((example, result))
+                    if on_animation == "skip" and "LS2062" in result.notes:
+                        moving.append(result.path)
+                    else:
+                        good.append((example, result))
                 else:
                     severity: Severity = "error" if on_bad == "stop" else "warning"
                     problems.append(Problem(result.code, result.params, result.where, severity))
@@ -64,6 +70,9 @@ def examine(
     finally:
         # Ctrl-C, or a progress that raises, waits for the pictures in hand and not for the whole batch.
         pool.shutdown(cancel_futures=True)
+    if moving:
+        params = {"count": len(moving), "names": listing([path.name for path in moving])}
+        problems.append(Problem("LS2411", params, Location(str(moving[0].parent)), "warning"))
     if examples and not good:
         params = {"count": len(examples)}
         problems.append(Problem("LS2060", params, Location(str(examples[0].fields["image"].parent))))

@@ -1,7 +1,8 @@
 """From a folder of pictures and their captions to ``Example``s, or everything that is wrong with them.
 
 Captions come from ``metadata_path``, else from the first of ``metadata.csv``, ``metadata.jsonl`` and caption
-files (``picture.txt`` or ``picture.caption`` beside ``picture.jpg``) that the folder holds.
+files (``picture.txt`` or ``picture.caption`` beside ``picture.jpg``) that the folder holds. Sub-folders
+called ``10_sks dog`` say how often their pictures come, and what they show where no file does.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from types import MappingProxyType
 from typing import Any
 
 from ..core.problems import Location, Problem, Severity
-from .captions import clean, has_marker, is_empty, with_trigger
+from .captions import clean, has_marker, is_empty
+from .file_names import is_foreign_to_windows, is_too_long
 from .folder import Found, PictureFolder
+from .kohya_folders import counted, is_counted
 from .rows import NamedCaption, read_rows
 from .text_files import listing, printable, read_text
 
@@ -27,8 +30,9 @@ _SUGGESTIONS = 20
 
 @dataclass(frozen=True)
 class Example:
-    """One thing to learn. For pictures ``fields`` holds ``image`` (Path), ``caption`` (str) and ``name``: the
-    picture's path inside its data folder, with ``/``, in NFC: the same on every machine."""
+    """One thing to learn. For pictures ``fields`` holds ``image`` (Path), ``caption`` (str), ``name``: the
+    picture's path inside its data folder, with ``/``, in NFC: the same on every machine, and, where its
+    folder says so, ``repeats`` (int)."""
 
     fields: Mapping[str, Any]
     where: Location
@@ -48,11 +52,11 @@ class Manifest:
 class _Reader:
     folder: PictureFolder
     strict: bool
-    trigger: str | None
     problems: list[Problem] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
     marked: list[str] = field(default_factory=list)
+    as_gbk: list[Problem] = field(default_factory=list)
 
     @property
     def place(self) -> Location:
@@ -62,14 +66,14 @@ class _Reader:
     def lenient(self) -> Severity:
         return "error" if self.strict else "warning"
 
-    def add(self, found: Found, caption: str, where: Location) -> None:
+    def add(self, found: Found, caption: str, where: Location, **more: Any) -> None:
         caption = clean(caption)
-        short = f"{Path(where.file).name}:{where.line}"
+        short = f"{Path(where.file).name}:{where.line}" if where.line else found.name
         if is_empty(caption):
             self.empty.append(short)
         if has_marker(caption):
             self.marked.append(short)
-        fields = {"image": found.path, "name": found.name, "caption": with_trigger(caption, self.trigger)}
+        fields = {"image": found.path, "name": found.name, "caption": caption, **more}
         self.examples.append(Example(fields, where))
 
     def from_rows(self, path: Path, rows: list[NamedCaption]) -> None:
@@ -100,15 +104,49 @@ class _Reader:
     def from_caption_files(self) -> None:
         for name, path in self.folder.pictures.items():
             caption_file = _caption_file(path)
-            if caption_file is None:
-                continue
-            text, problems = read_text(caption_file)
-            self.problems += problems
-            if text is not None:
-                found = self.folder.find(name)
-                assert isinstance(found, Found)
-                self.add(found, text.replace("\0", " "), Location(str(caption_file), 1))
+            if caption_file is not None:
+                self._from_file(name, caption_file)
         self._without_caption({example.fields["name"] for example in self.examples}, "picture.txt")
+        self._lonely_captions()
+
+    def from_counted_folders(self) -> None:
+        """Folders called ``10_sks dog``; pictures beside and in other folders are passed over."""
+        loose: list[str] = []
+        uncounted: dict[str, None] = {}
+        unsaid: list[str] = []
+        for name, path in self.folder.pictures.items():
+            top, below, _ = name.partition("/")
+            says = counted(top) if below else None
+            if not below:
+                loose.append(name)
+            elif says is None:
+                uncounted[top] = None
+            elif caption_file := _caption_file(path):
+                self._from_file(name, caption_file, repeats=says.repeats)
+            else:
+                unsaid.append(name)
+                self.add(self._found(name), says.words, Location(str(path)), repeats=says.repeats)
+        if loose:
+            self._say("LS2400", "warning", loose)
+        if uncounted:
+            self._say("LS2401", "warning", list(uncounted))
+        if unsaid:
+            self._say("LS2402", "note", unsaid)
+        self._lonely_captions()
+
+    def _found(self, name: str) -> Found:
+        found = self.folder.find(name)
+        assert isinstance(found, Found)
+        return found
+
+    def _from_file(self, name: str, caption_file: Path, **more: Any) -> None:
+        text, problems = read_text(caption_file)
+        for problem in problems:
+            (self.as_gbk if problem.code == "LS2011" else self.problems).append(problem)
+        if text is not None:
+            self.add(self._found(name), text.replace("\0", " "), Location(str(caption_file), 1), **more)
+
+    def _lonely_captions(self) -> None:
         stems = {path.with_suffix("") for path in self.folder.pictures.values()}
         folders = {path.parent for path in self.folder.pictures.values()} | {self.folder.root}
         alone = sorted(
@@ -132,10 +170,26 @@ class _Reader:
         self.problems.append(Problem(code, params, self.place, severity))
 
     def finish(self, source: str) -> Manifest:
+        if len(self.as_gbk) > 1:  # a folder of them is one finding
+            names = [str(problem.params["file"]) for problem in self.as_gbk]
+            params = {
+                "count": len(names),
+                "names": listing(names),
+                "sample": self.as_gbk[0].params["sample"],
+            }
+            self.problems.append(Problem("LS2403", params, self.place, "warning"))
+        else:
+            self.problems += self.as_gbk
         if self.empty:
             self._say("LS2037", self.lenient, self.empty)
         if colliding := self.folder.colliding():
             self._say("LS2038", "warning", colliding)
+        if foreign := [name for name in self.folder.pictures if is_foreign_to_windows(name)]:
+            self._say("LS2405", "warning", foreign)
+        if long := [name for name, path in self.folder.pictures.items() if is_too_long(path)]:
+            self._say("LS2406", "warning", long)
+        if self.folder.unreadable:
+            self._say("LS2407", self.lenient, self.folder.unreadable)
         if self.marked:
             self._say("LS2040", "note", self.marked)
         return Manifest(tuple(self.examples), source, self.problems)
@@ -155,7 +209,6 @@ def read_pictures(
     metadata_path: Path | None = None,
     *,
     strict: bool = False,
-    trigger_word: str | None = None,
     exclude: Iterable[Path] = (),
 ) -> Manifest:
     """The examples of a picture task, in the order of their rows (caption files: of their names).
@@ -173,7 +226,7 @@ def read_pictures(
         return nothing("LS2020", folder=str(train_data_dir))
     if metadata_path is not None and not metadata_path.is_file():
         return nothing("LS2022", Location(str(metadata_path)), file=str(metadata_path))
-    reader = _Reader(PictureFolder.scan(train_data_dir, exclude), strict, trigger_word)
+    reader = _Reader(PictureFolder.scan(train_data_dir, exclude), strict)
     source = metadata_path or next(
         (path for name in METADATA_NAMES if (path := train_data_dir / name).is_file()), None
     )
@@ -184,6 +237,9 @@ def read_pictures(
         return reader.finish(str(source))
     if not reader.folder.pictures:
         return nothing("LS2021", folder=str(train_data_dir))
+    if is_counted(reader.folder.pictures):
+        reader.from_counted_folders()
+        return reader.finish(str(train_data_dir / "N_*"))
     if not any(_caption_file(path) for path in reader.folder.pictures.values()):
         return nothing("LS2023", folder=str(train_data_dir), count=len(reader.folder.pictures))
     reader.from_caption_files()

@@ -34,6 +34,7 @@ from PIL import (
 )
 
 from ..core.problems import Location, Problem
+from .damage import has_grey_tail, has_zeroed_data
 from .text_files import printable
 
 _PLUGINS = (
@@ -170,13 +171,15 @@ def _grey16(image: Image.Image) -> Image.Image:
     return grey
 
 
-def _through_profile(image: Image.Image) -> Image.Image | None:
-    """CMYK through its own colour profile, or None where it has none that works."""
+def _through_profile(image: Image.Image, space: str = "CMYK") -> Image.Image | None:
+    """CMYK or grey through its own colour profile, or None where it has none that works."""
     profile = image.info.get("icc_profile")
     if not profile:
         return None
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if source.profile.xcolor_space.strip() != space:
+            return None
         return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return None
@@ -191,6 +194,8 @@ def _to_rgb(image: Image.Image, background: str) -> tuple[Image.Image, list[str]
         if converted is None:
             notes.append("LS2063")
         image = converted or image
+    elif image.mode == "L" and not image.has_transparency_data:
+        image = _through_profile(image, space="GRAY") or image
     if image.has_transparency_data:
         ground = Image.new("RGBA", image.size, ImageColor.getrgb(background))
         image = Image.alpha_composite(ground, image.convert("RGBA"))
@@ -234,6 +239,8 @@ def open_picture(path: Path, *, background: str = "white") -> tuple[Image.Image,
             image.load()
             orientation = _orientation(image)
             rgb, more = _to_rgb(image, background)
+            if has_grey_tail(rgb) or (kind == "JPEG" and has_zeroed_data(data)):
+                notes.append("LS2410")
             if orientation in _UPRIGHT:
                 rgb = rgb.transpose(_UPRIGHT[orientation])
         except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, RuntimeError and more
@@ -242,3 +249,20 @@ def open_picture(path: Path, *, background: str = "white") -> tuple[Image.Image,
         notes.append("LS2061")
     digest = hashlib.sha256(data).hexdigest()
     return rgb, Picture(path, rgb.width, rgb.height, digest, tuple(notes + more))
+
+
+def open_alpha(path: Path) -> Image.Image:
+    """How opaque the picture is, upright, mode L: 255 where nothing shines through. Raises ``BadPicture``."""
+    image = _opened(path, _bytes_of(path))
+    try:
+        image.load()
+        orientation = _orientation(image)
+        plain = _grey16(image) if image.mode.startswith("I") else image
+        opaque = (
+            plain.convert("RGBA").getchannel("A")
+            if plain.has_transparency_data
+            else Image.new("L", plain.size, 255)
+        )
+        return opaque.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else opaque
+    except Exception as error:  # as in open_picture
+        raise _bad("LS2054", path, reason=_reason(error)) from error

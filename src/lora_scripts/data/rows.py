@@ -120,6 +120,8 @@ def _columns(row: Row, path: Path) -> tuple[int, int] | Problem:
 def _json_rows(path: Path, text: str) -> tuple[list[NamedCaption], list[Problem]]:
     rows: list[NamedCaption] = []
     problems: list[Problem] = []
+    if text.lstrip().startswith("["):
+        return [], [Problem("LS2404", {"file": path.name}, Location(str(path), 1))]
     for line, raw in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
         if not raw.strip():
             continue

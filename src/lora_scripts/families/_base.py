@@ -189,7 +189,8 @@ class Stage:
 
     ``key``: content key of a sample's result. ``group``: samples of one group may run in one call.
     ``run``: at most ``batch_size`` samples of one group -> one dict of CPU tensors for each.
-    ``components``: the parts that must be loaded while it runs.
+    ``components``: the parts that must be loaded while it runs. ``cached``: False where results are too many
+    to keep: it runs for each batch then, and its components stay loaded.
     """
 
     name: str
@@ -200,6 +201,7 @@ class Stage:
     batch_size: int = 1
 
 
+    cached: bool = True
 @dataclass(frozen=True)
 class Draw:
     """The random part of one example in one epoch. ``timestep``: fixed, for validation; else it is drawn."""
@@ -251,8 +253,15 @@ class ImageFamily(Family, Protocol):
     ) -> list[Stage]: ...
 
     def target(self, model: Any, batch: Batch) -> Tensor: ...
+        caption_tokens: int = 75,
+        crops: bool = False,
+        masks: bool = False,
 
     def prompts(self, model: Any, texts: Sequence[str]) -> list[PromptInputs]: ...
+    def caption_cutter(self, source: Source) -> Callable[[str, int], tuple[int, str]]:
+        """Caption and limit -> how many tokens it has, and the words behind the limit; without torch."""
+        ...
+
 
     def pipeline(self, model: Any) -> Any: ...
 

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 LOGVAR_RANGE = (-30.0, 20.0)
 """Diffusers' ``DiagonalGaussianDistribution`` clamps the log-variance so; ours must sample the same way."""
 
-LATENT_PARTS = ("latents", "noise", "timesteps")
-"""Entries of a batch that say what is to be denoised; the others are what it is denoised by."""
+LATENT_PARTS = ("latents", "noise", "timesteps", "mask", "loss_weight")
+"""Entries of a batch that say what is to be denoised and what counts; the others are what it is denoised
+by."""
 
 
 class LatentDiffusion:
@@ -119,19 +120,32 @@ class LatentDiffusion:
         cache_dtype: torch.dtype | None = None,
         background: str = "white",
         trained: Collection[str] = (),
+        caption_tokens: int = 75,
+        crops: bool = False,
+        masks: bool = False,
     ) -> list[Stage]:
-        """Latents, then text. ``trained``: components that get an adapter, so their outputs are not
-        cached."""
+        """Latents, text, masks. ``trained``: components that get an adapter, so their outputs are not cached.
+        ``caption_tokens``: how many tokens are read, in pieces of 75. ``crops``: pictures are cut anew each
+        time, so that nothing of them is cached. ``masks``: samples may have one."""
         import torch
 
         from . import _stages
 
         dtype = cache_dtype or torch.float32
         text = any(name in trained for name in self.sheet.text_encoders)
-        return [
-            _stages.latents_stage(model, dtype, background),
-            _stages.ids_stage(model) if text else _stages.text_stage(model, dtype),
+        found = [
+            _stages.latents_stage(model, dtype, background, cached=not crops),
+            _stages.ids_stage(model, caption_tokens)
+            if text
+            else _stages.text_stage(model, dtype, caption_tokens),
         ]
+        return [*found, _stages.mask_stage(self.latent_factor(model), cached=not crops)] if masks else found
+
+    def caption_cutter(self, source: Source) -> Callable[[str, int], tuple[int, str]]:
+        """Caption and limit -> how many tokens it has, and the words behind the limit."""
+        from ._clip import cutter
+
+        return cutter(source.path / "tokenizer" if source.kind == "folder" else None)
 
     def prompts(self, model: ImageModel, texts: Sequence[str]) -> list[PromptInputs]:
         """Each text as keywords of the pipeline's call; the negative ones get ``negative_`` in front."""
@@ -205,12 +219,14 @@ class LatentDiffusion:
         steps = batch["timesteps"].to(model.device)
         given = {n: t.to(model.device) for n, t in batch.items() if n not in LATENT_PARTS}
         ids = {name: given.pop(name) for name in list(given) if name.startswith("ids")}
-        text = {**given, **self.embed(model, ids)} if ids else given
+        text = {**given, **_stages.embedded(model, ids)} if ids else given
         return self.denoise(model, inputs, steps, text).float()
 
     def denoise(self, model: ImageModel, inputs: Tensor, steps: Tensor, text: Mapping[str, Tensor]) -> Tensor:
         """One call of the predictor."""
         output: Tensor = model.predictor(
+        from . import _stages
+
             inputs, steps, encoder_hidden_states=text["text"].to(model.dtype), return_dict=False
         )[0]
         return output

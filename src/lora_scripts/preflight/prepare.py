@@ -22,6 +22,7 @@ from lora_scripts.families._base import (
 )
 from lora_scripts.families._source import Source, find, resolve
 
+from .checks.captions import check_captions
 from .checks.dataset import check_pictures
 from .checks.paths import without_repeats
 from .machine import Machine
@@ -114,13 +115,16 @@ def _pictures(prepared: Prepared, progress: Progress | None) -> None:
     resolution = description.resolution if description else FALLBACK_RESOLUTION
     prepared.dataset, found = check_pictures(
         config,
-        config.resolution if isinstance(config.resolution, int) else resolution,
+        resolution,
         description.size_multiple if description else FALLBACK_MULTIPLE,
         progress=(lambda done, total: progress("pictures", done, total)) if progress else None,
     )
     prepared.problems += found
 
 
+    if prepared.family is not None and prepared.source is not None:
+        cutter = cast(ImageFamily, prepared.family).caption_cutter(prepared.source)
+        prepared.problems += check_captions(prepared.dataset.train, cutter, config)
 def _texts(prepared: Prepared, progress: Progress | None) -> None:
     """Rows are read as the base's tokenizer reads them: without a base there is nothing to check them by."""
     if prepared.description is None:

@@ -51,10 +51,12 @@ class Batches:
         batches = []
         mine = self.group.share(micro_batches)
         for _, micro in mine:
-            items = [self.examples.item(index) for index in micro.indices]
             draws = [
                 Draw(derive_seed(self.seed, "draw", epoch, self.examples.key(index)))
                 for index in micro.indices
+            ]
+            items = [
+                self.examples.item(index, draw) for index, draw in zip(micro.indices, draws, strict=True)
             ]
             batches.append(self.model.family.collate(self.model, items, draws))
         indices = tuple(micro.indices for micro in micro_batches)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lora_scripts.core.files import write_atomic
 from lora_scripts.export.tensors_file import write_tensors
@@ -22,13 +22,19 @@ SHARD_BYTES = 64 * 2**20
 MAX_OPEN_SHARDS = 128
 
 
+class Place(NamedTuple):
+    """A shard, and the names of one example's tensors in it."""
+
+    shard: Path
+    names: tuple[str, ...]
+
+
 class StageCache:
     """One stage's shards under ``folder``. ``get`` after ``add`` and ``flush``; keys are content hashes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._where: dict[str, Path] = {}
-        self._names: dict[str, list[str]] = {}
+        self._where: dict[str, Place] = {}
         self._open: dict[Path, Any] = {}
         self._pending: dict[str, torch.Tensor] = {}
         self._pending_bytes = 0
@@ -43,10 +49,14 @@ class StageCache:
         except (OSError, SafetensorError):
             path.unlink(missing_ok=True)  # our own file, damaged: what it held is computed again
             return
+        found: dict[str, list[str]] = {}
         for name in names:
             key, _, tensor = name.partition("/")
-            if self._where.setdefault(key, path) == path:
-                self._names.setdefault(key, []).append(tensor)
+            found.setdefault(key, []).append(tensor)
+        places: dict[tuple[str, ...], Place] = {}  # one object for all that lie alike: there may be millions
+        for key, tensors in found.items():
+            place = places.setdefault(tuple(tensors), Place(path, tuple(tensors)))
+            self._where.setdefault(key, place)
 
     def _shard(self, path: Path) -> Any:
         from safetensors import safe_open
@@ -81,5 +91,6 @@ class StageCache:
 
     def get(self, key: str) -> dict[str, torch.Tensor]:
         """One example's tensors as they were added. KeyError for a key that is not cached."""
-        shard = self._shard(self._where[key])
-        return {name: shard.get_tensor(f"{key}/{name}") for name in self._names[key]}
+        place = self._where[key]
+        shard = self._shard(place.shard)
+        return {name: shard.get_tensor(f"{key}/{name}") for name in place.names}

@@ -18,7 +18,7 @@ from lora_scripts.data.text_fingerprint import differences as text_differences
 
 PLACES = frozenset(
     {"train_data_dir", "metadata_path", "datasets", "base_model", "components", "output_dir", "output_name",
-     "chat_template", "validation.data_dir"}
+     "chat_template", "validation.data_dir", "loss_mask"}
 )  # fmt: skip
 """Keys that say where something is. What is there counts, through the fingerprints."""
 

@@ -37,7 +37,7 @@ class ImageExports:
         session, state = self.session, self.state
         config, dataset = session.config, cast(DatasetReport, session.dataset)
         plan = session.batches.plan
-        side = int(config.resolution)
+        side = config.side
         return ExportFacts(
             name=config.name,
             config=records.experiment_values(config),

@@ -36,17 +36,20 @@ DEFAULT_TEXT_ENCODER_RATE = 0.25
 
 
 class Pictures:
-    """Samples and what the stages made of them."""
+    """Samples and what the stages made of them. Where some count differently, each item says how much."""
 
     def __init__(self, samples: Sequence[Sample], stages: CachedStages) -> None:
         self.samples = samples
         self.stages = stages
 
+        self.weighted = any(sample.handling.weight != 1 for sample in samples)
     def key(self, index: int) -> str:
-        return self.samples[index].picture.sha256
+        return self.samples[index].key
 
-    def item(self, index: int) -> Item:
-        return self.stages.item(self.samples[index])
+    def item(self, index: int, draw: Draw) -> Item:
+        sample = self.samples[index]
+        item = self.stages.item(sample.drawn(draw.seed))
+        return item | {"loss_weight": _scalar(sample.handling.weight)} if self.weighted else item
 
     def name(self, index: int) -> str:
         return self.samples[index].picture.path.name
@@ -79,14 +82,20 @@ class ImageTask:
         trained = family.sheet.text_encoders if config.train_text_encoder else ()
         stages = CachedStages(
             family.stages(
-                model, cache_dtype=_cache_dtype(precision), background=config.background, trained=trained
+                model,
+                cache_dtype=_cache_dtype(precision),
+                background=config.background,
+                trained=trained,
+                caption_tokens=config.max_caption_tokens,
+                crops=config.random_crop,
+                masks=config.loss_mask != "none",
             ),
             cache_folder(config.cache_dir),
         )
-        stages.fill([*dataset.train, *dataset.validation], progress)
+        stages.fill([*(each for each in dataset.train if not each.repeat), *dataset.validation], progress)
         previews = [*config.preview.prompts, config.preview.negative_prompt] if config.preview.prompts else []
         encoded = family.prompts(model, previews) if previews and not trained else []
-        _release_idle(model, trained, keep_decoder=bool(previews))
+        _release_idle(model, trained, keep_vae=bool(previews) or config.random_crop)
         targets = config.target_modules
         spec = AdapterSpec(
             rank=config.lora_rank,
@@ -152,8 +161,14 @@ def _cache_dtype(precision: Precision) -> torch.dtype:
     return torch.float32 if precision.mode == "no" else torch.float16
 
 
-def _release_idle(model: ImageModel, trained: tuple[str, ...], *, keep_decoder: bool) -> None:
-    keep = {model.family.sheet.predictor, *trained, *(("vae",) if keep_decoder else ())}
+def _scalar(value: float) -> torch.Tensor:
+    import torch
+
+    return torch.tensor(value, dtype=torch.float32)
+
+
+def _release_idle(model: ImageModel, trained: tuple[str, ...], *, keep_vae: bool) -> None:
+    keep = {model.family.sheet.predictor, *trained, *(("vae",) if keep_vae else ())}
     model.release(*(name for name in list(model.modules) if name not in keep))
     gc.collect()
     if model.device.type == "cuda":

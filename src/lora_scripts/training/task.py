@@ -13,7 +13,7 @@ from lora_scripts.config.schema import RunConfig
 from lora_scripts.core.control import Control
 from lora_scripts.core.events import Emit, Noted
 from lora_scripts.core.paths import RunFolder
-from lora_scripts.families._base import Batch, Item, Model
+from lora_scripts.families._base import Batch, Draw, Item, Model
 from lora_scripts.preflight.prepare import Prepared
 
 from .bus import Listener
@@ -35,7 +35,9 @@ class Examples(Protocol):
         """A content hash: what is drawn at random for an example depends on it."""
         ...
 
-    def item(self, index: int) -> Item: ...
+    def item(self, index: int, draw: Draw) -> Item:
+        """``draw`` decides between the forms of an example, where it has several."""
+        ...
 
     def name(self, index: int) -> str:
         """What a person calls it: a picture's file, a row's file and line."""

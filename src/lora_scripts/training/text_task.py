@@ -58,7 +58,7 @@ class Texts:
     def key(self, index: int) -> str:
         return self.row(index).key
 
-    def item(self, index: int) -> Item:
+    def item(self, index: int, draw: Draw | None = None) -> Item:
         row = self.row(index)
         item = item_of(row)
         return item if self.references is None else item | self.references.of(row.key)

@@ -12,11 +12,13 @@ from ...core.catalogue import say
 from ...core.problems import Location, Problem
 from ...data.fingerprint import fingerprint
 from ...data.images import Progress, examine
-from ...data.manifest import Manifest, read_pictures
+from ...data.manifest import read_pictures
+from ...data.masks import find_masks
 from ...data.plan import Plan
 from ...data.sample import Sample, samples_of
 from ...data.split import held_out
 from ...data.text_files import listing
+from .picture_sets import PictureSet, held_out_set, picture_sets
 
 FEW = 10
 ENLARGED = 2.0
@@ -27,7 +29,9 @@ CROPPED = 0.25
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """What a run learns from. ``plan`` counts positions in ``train``; None without any."""
+    """What a run learns from. ``train``: each picture as often as it comes in an epoch. ``plan`` counts
+    positions in it; None without any. ``used``: different pictures to train on, ``regularization`` of them to
+    keep what the base knows. ``sizes``: training sizes in pixels."""
 
     train: tuple[Sample, ...] = ()
     validation: tuple[Sample, ...] = ()
@@ -40,6 +44,9 @@ class DatasetReport:
     max_steps: int | None = None
     buckets: dict[str, int] = field(default_factory=dict)
     enlarged: int = 0
+    used: int = 0
+    regularization: int = 0
+    sizes: tuple[int, ...] = ()
 
     @property
     def total_steps(self) -> int:
@@ -50,6 +57,27 @@ class DatasetReport:
             self.max_steps
             or (self.epochs or DEFAULTS["image-generation"]["epochs"]) * self.plan.windows_per_epoch
         )
+
+    def _training(self) -> str:
+        if len(self.train) == self.used:
+            return say("data.plan.training", count=self.used)
+        return say("data.plan.training_repeated", count=self.used, times=len(self.train))
+
+    def _more(self) -> list[str]:
+        """What is said only where it is asked for."""
+        lines = []
+        if len(self.sizes) > 1:
+            lines.append(say("data.plan.sizes", sizes=", ".join(map(str, self.sizes))))
+        if self.regularization:
+            weight = next(each.handling.weight for each in self.train if each.handling.regularization)
+            lines.append(say("data.plan.regularization", count=self.regularization, weight=f"{weight:g}"))
+        if masked := len({each.name for each in self.train if each.mask}):
+            lines.append(say("data.plan.masked", count=masked))
+        if any(each.handling.flips or each.handling.wording.changes("") for each in self.train):
+            firsts = [each for each in self.train if not each.repeat]
+            captions = {caption for each in firsts for caption in (view.caption for view in each.views())}
+            lines.append(say("data.plan.forms", captions=len(captions)))
+        return lines
 
     def fingerprint(self) -> dict[str, Any]:
         return fingerprint(self.train, self.validation)
@@ -67,7 +95,8 @@ class DatasetReport:
         )
         lines = [
             say("data.plan.pictures", count=self.named, source=self.source, left_out=self.left_out),
-            say("data.plan.training", count=count) + " " + validation,
+            self._training() + " " + validation,
+            *self._more(),
             say("data.plan.buckets", count=len(self.buckets)),
             *(
                 "  " + say("data.plan.bucket", shape=shape, count=number)
@@ -101,59 +130,106 @@ def check_pictures(
 ) -> tuple[DatasetReport, list[Problem]]:
     """Reads the captions, decodes every picture once, places, splits and plans; writes nothing.
 
-    ``resolution`` in pixels and ``size_multiple`` (what a side must be a multiple of) come from the family.
-    The report is whole where no problem is an error; ``progress`` gets (done, total) pictures.
+    ``resolution`` in pixels (of a base, where the config names none) and ``size_multiple`` (what a side must
+    be a multiple of) come from the family. The report is whole where no problem is an error; ``progress``
+    gets (done, total) pictures.
     """
-    folder = Path(config.train_data_dir).expanduser()
     held_folder = Path(config.validation.data_dir).expanduser() if config.validation.data_dir else None
-    metadata = Path(config.metadata_path).expanduser() if config.metadata_path else None
+    sizes = _sizes(config, resolution)
+    reading = _Reading(config, sizes, size_multiple, progress)
+    sets = picture_sets(config)
     exclude = [Path(config.output_dir).expanduser(), *([held_folder] if held_folder else [])]
-
-    manifest, train, problems = _ready(config, folder, metadata, exclude, resolution, size_multiple, progress)
-    usable, validation_source = len(train), None
+    exclude += [Path(config.loss_mask).expanduser()] if config.loss_mask not in ("none", "alpha") else []
+    samples = [sample for each in sets for sample in reading.read(each, exclude)]
+    first = [sample for sample in samples if not sample.size]
+    validation_source = None
     if held_folder is not None:
-        other, validation, found = _ready(config, held_folder, None, [], resolution, size_multiple, None)
-        validation_source = other.source
-        problems += found + _leaks(train, validation, held_folder)
+        other = _Reading(config, sizes, size_multiple, None)
+        validation = other.read(held_out_set(config, held_folder), [])
+        validation_source = other.sources[0]
+        reading.problems += other.problems + _leaks(first, validation, held_folder)
     else:
-        positions = set(held_out([sample.picture.sha256 for sample in train], config.validation.split))
-        validation = [sample for index, sample in enumerate(train) if index in positions]
-        train = [sample for index, sample in enumerate(train) if index not in positions]
-    problems += _advice(train, folder, resolution)
+        learnt = [sample for sample in first if not sample.handling.regularization]
+        chosen = held_out([sample.picture.sha256 for sample in learnt], config.validation.split)
+        paths = {learnt[position].picture.path for position in chosen}
+        validation = [sample for sample in samples if sample.picture.path in paths]
+        samples = [sample for sample in samples if sample.picture.path not in paths]
+    first = [sample for sample in samples if not sample.size]
+    train = [again for sample in samples for again in sample.repeated()]
+    problems = reading.problems + _advice(first, sets[0].folder, sizes[0])
+    if config.random_crop and first:
+        spare = sum(sum(sample.placement.spare) for sample in first) / len(first)
+        told = {"window": config.window_size, "spare": round(spare)}
+        problems.append(Problem("LS2412", told, severity="note"))
     shapes = [sample.placement.bucket for sample in train]
     accumulation = config.gradient_accumulation_steps
     report = DatasetReport(
         train=tuple(train),
-        validation=tuple(validation),
+        validation=tuple(sample.held_out() for sample in validation),
         plan=Plan(shapes, config.batch_size, accumulation, config.seed) if train else None,
-        source=manifest.source,
+        source=", ".join(reading.sources),
         validation_source=validation_source,
-        named=len(manifest.examples),
-        left_out=len(manifest.examples) - usable,
+        named=reading.named,
+        left_out=reading.named - reading.usable,
         epochs=config.epochs,
         max_steps=config.max_steps,
         buckets={str(shape): number for shape, number in Counter(shapes).items()},
-        enlarged=sum(_enlargement(sample) > 1 for sample in train),
+        enlarged=sum(_enlargement(sample) > 1 for sample in first),
+        used=len(first),
+        regularization=sum(sample.handling.regularization for sample in first),
+        sizes=sizes,
     )
     return report, problems
 
 
-def _ready(
-    config: RunConfig,
-    folder: Path,
-    metadata: Path | None,
-    exclude: list[Path],
-    resolution: int,
-    size_multiple: int,
-    progress: Progress | None,
-) -> tuple[Manifest, list[Sample], list[Problem]]:
-    manifest = read_pictures(
-        folder, metadata, strict=config.strict, trigger_word=config.trigger_word, exclude=exclude
-    )
-    pictures, bad = examine(
-        manifest.examples, background=config.background, on_bad=config.on_bad_image, progress=progress
-    )
-    return manifest, samples_of(pictures, resolution=resolution, step=size_multiple), manifest.problems + bad
+def _sizes(config: RunConfig, resolution: int) -> tuple[int, ...]:
+    if isinstance(config.resolution, list):
+        return tuple(dict.fromkeys(config.resolution))
+    return (config.resolution if isinstance(config.resolution, int) else resolution,)
+
+
+@dataclass
+class _Reading:
+    """Data sets read one after another, and what they came to."""
+
+    config: RunConfig
+    sizes: tuple[int, ...]
+    multiple: int
+    progress: Progress | None
+    problems: list[Problem] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
+    named: int = 0
+    usable: int = 0
+
+    def read(self, source: PictureSet, exclude: list[Path]) -> list[Sample]:
+        """The set's pictures, once for each size."""
+        config = self.config
+        manifest = read_pictures(source.folder, source.metadata, strict=config.strict, exclude=exclude)
+        pictures, bad = examine(
+            manifest.examples,
+            background=config.background,
+            on_bad=config.on_bad_image,
+            on_animation=config.on_animation,
+            progress=self.progress,
+        )
+        masks, found = find_masks(pictures, config.loss_mask) if config.loss_mask != "none" else ({}, [])
+        self.problems += [*manifest.problems, *bad, *found]
+        self.sources.append(manifest.source)
+        self.named += len(manifest.examples)
+        self.usable += len(pictures)
+        return [
+            sample
+            for number, resolution in enumerate(self.sizes)
+            for sample in samples_of(
+                pictures,
+                resolution=resolution,
+                step=self.multiple,
+                handling=source.handling,
+                masks=masks,
+                repeats=source.repeats,
+                size=number,
+            )
+        ]
 
 
 def _enlargement(sample: Sample) -> float:
@@ -162,7 +238,7 @@ def _enlargement(sample: Sample) -> float:
 
 def _leaks(train: list[Sample], validation: list[Sample], folder: Path) -> list[Problem]:
     trained = {sample.picture.sha256 for sample in train}
-    both = [sample.name for sample in validation if sample.picture.sha256 in trained]
+    both = [sample.name for sample in validation if not sample.size and sample.picture.sha256 in trained]
     params = {"count": len(both), "names": listing(both)}
     return [Problem("LS2071", params, Location(str(folder)), "warning")] if both else []
 

@@ -46,6 +46,12 @@ def check_paths(machine: Machine, config: RunConfig) -> list[Problem]:
 
 def _pictures(config: RunConfig) -> list[Problem]:
     problems = _folder("train_data_dir", config.train_data_dir)
+    for number, entry in enumerate(config.datasets):
+        problems += _folder(f"datasets.{number}.path", entry.path)
+        if entry.metadata_path is not None:
+            problems += _file(f"datasets.{number}.metadata_path", entry.metadata_path)
+    if config.loss_mask not in ("none", "alpha"):
+        problems += _folder("loss_mask", config.loss_mask)
     if config.metadata_path is not None:
         problems += _file("metadata_path", config.metadata_path)
     if config.validation.data_dir is not None:

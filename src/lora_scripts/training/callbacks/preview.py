@@ -47,7 +47,7 @@ class Previews:
 
         session, settings = self.session, self.settings
         set_training(session.model, session.adapter, False)
-        side = int(session.config.resolution)
+        side = session.config.side
         with torch.no_grad(), session.lend(), session.job.precision.autocast():
             pictures = make_pictures(
                 session.model,
