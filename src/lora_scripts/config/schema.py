@@ -178,6 +178,13 @@ class RunConfig(Section):
     train_text_encoder: bool = pictures(False)
 
     objective: Literal["auto", "sft", "dpo", "orpo"] = texts("auto")
+    loss_type: Literal["l2", "huber", "smooth_l1"] = pictures("l2")
+    huber_c: Annotated[Real, Field(gt=0, le=1)] = pictures(0.1)
+    huber_schedule: Literal["snr", "exponential", "constant"] = pictures("snr")
+    min_snr_gamma: Annotated[Real, Field(gt=0, le=1000)] | None = pictures(None)
+    debiased_estimation_loss: bool = pictures(False)
+    noise_offset: Annotated[Real, Field(ge=0, le=1)] = pictures(0.0)
+    zero_terminal_snr: bool = pictures(False)
     dpo_beta: Annotated[Real, Field(gt=0, le=10)] = texts(0.1)
     orpo_beta: Annotated[Real, Field(gt=0, le=10)] = texts(0.1)
     packing: bool = texts(True)

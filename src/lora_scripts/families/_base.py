@@ -164,12 +164,14 @@ class Model:
 
 @dataclass(kw_only=True)
 class ImageModel(Model):
-    """``schedule``: the noise schedule to train on."""
+    """``schedule``: the noise schedule to train on. ``noise_offset``: how far the whole noise of a picture is
+    shifted at random in training, in standard deviations."""
 
     family: ImageFamily
     description: ImageDescription
     scheduler_config: dict[str, Any]
     schedule: Any
+    noise_offset: float = 0.0
 
 
 @dataclass(kw_only=True)
@@ -204,7 +206,8 @@ class Stage:
     cached: bool = True
 @dataclass(frozen=True)
 class Draw:
-    """The random part of one example in one epoch. ``timestep``: fixed, for validation; else it is drawn."""
+    """The random part of one example in one epoch. ``timestep``: fixed, to measure by, the noise being
+    plain then; else it is drawn."""
 
     seed: int
     timestep: int | None = None
@@ -253,6 +256,10 @@ class ImageFamily(Family, Protocol):
     ) -> list[Stage]: ...
 
     def target(self, model: Any, batch: Batch) -> Tensor: ...
+
+    def rescale(self, model: Any) -> None:
+        """Makes the last step of the noise schedule noise alone."""
+        ...
         caption_tokens: int = 75,
         crops: bool = False,
         masks: bool = False,

@@ -163,6 +163,12 @@ class LatentDiffusion:
 
         return DDPMScheduler.from_config(dict(config))
 
+    def rescale(self, model: ImageModel) -> None:
+        """Gives the model a noise schedule whose last step is noise alone: betas rescaled as in Lin et al.
+        2023, algorithm 1 (arXiv:2305.08891)."""
+        model.scheduler_config = {**model.scheduler_config, "rescale_betas_zero_snr": True}
+        model.schedule = self.schedule(model.scheduler_config)
+
     def draw_timestep(self, model: ImageModel, generator: torch.Generator) -> int:
         import torch
 
@@ -182,7 +188,8 @@ class LatentDiffusion:
     def collate(self, model: ImageModel, items: Sequence[Item], draws: Sequence[Draw]) -> Batch:
         """Items of one size -> CPU batch: ``latents`` (B, C, h, w) sampled and scaled, ``noise``,
         ``timesteps`` (B,) and the text inputs. Each draw's generator yields latent sample, noise, time step,
-        in this order.
+        in this order, and then, with ``noise_offset``, one number for each channel that its whole noise is
+        shifted by (N. Guttenberg 2023, "Diffusion with offset noise").
         """
         import torch
 
@@ -195,6 +202,9 @@ class LatentDiffusion:
             noises.append(torch.randn(mean.shape, generator=generator))
             drawn = self.draw_timestep(model, generator)
             timesteps.append(drawn if draw.timestep is None else draw.timestep)
+            if model.noise_offset and draw.timestep is None:
+                shift = torch.randn((len(mean), 1, 1), generator=generator)
+                noises[-1] = noises[-1] + model.noise_offset * shift
         batch: Batch = {
             "latents": self.scale_latents(model, torch.stack(latents)),
             "noise": torch.stack(noises),
@@ -282,10 +292,13 @@ class LatentDiffusion:
         return {"text": torch.randn((77, width), generator=generator)}
 
     def sampler(self, model: ImageModel) -> Any:
-        """The solver that pictures are drawn with."""
+        """The solver that pictures are drawn with. It starts at the last step where that is noise alone."""
         from diffusers import DPMSolverMultistepScheduler
 
-        return DPMSolverMultistepScheduler.from_config(model.scheduler_config)
+        spacing = (
+            {"timestep_spacing": "trailing"} if model.scheduler_config.get("rescale_betas_zero_snr") else {}
+        )
+        return DPMSolverMultistepScheduler.from_config(model.scheduler_config, **spacing)
 
     def pipeline_extras(self) -> dict[str, Any]:
         return {}

@@ -25,6 +25,7 @@ from lora_scripts.families._source import Source, find, resolve
 from .checks.captions import check_captions
 from .checks.dataset import check_pictures
 from .checks.paths import without_repeats
+from .checks.picture_training import check_picture_training
 from .machine import Machine
 from .runner import run_checks
 
@@ -96,6 +97,7 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Prepared:
     except ProblemsError as error:
         problems += error.problems
     problems += _fits_family(prepared) + _fits_targets(prepared) + _fits_length(prepared)
+    problems += check_picture_training(config, prepared.description)
     problems[:] = _once(without_repeats(problems))
     return prepared
 

@@ -20,6 +20,7 @@ from lora_scripts.preflight.prepare import Prepared
 
 from .callbacks.validation import VALIDATION_SEED
 from .image_exports import ImageExports
+from .losses import LossRule
 from .objective import Denoising
 from .precision import Precision
 from .stages import CachedStages
@@ -78,6 +79,9 @@ class ImageTask:
             components=config.components,
             prediction_type=config.prediction_type,
         )
+        model.noise_offset = config.noise_offset
+        if config.zero_terminal_snr:
+            family.rescale(model)
         progress("base", 1, 1)
         trained = family.sheet.text_encoders if config.train_text_encoder else ()
         stages = CachedStages(
@@ -110,7 +114,7 @@ class ImageTask:
             model=model,
             adapter=adapter,
             examples=Pictures(dataset.train, stages),
-            objective=Denoising(family, model),
+            objective=Denoising(family, model, _loss_rule(config)),
             groups=_groups(config, adapter),
             held_out=held_out if dataset.validation else None,
             extra=encoded,
@@ -175,6 +179,16 @@ def _release_idle(model: ImageModel, trained: tuple[str, ...], *, keep_vae: bool
         import torch
 
         torch.cuda.empty_cache()
+
+
+def _loss_rule(config: RunConfig) -> LossRule:
+    return LossRule(
+        kind=config.loss_type,
+        huber_c=config.huber_c,
+        huber_schedule=config.huber_schedule,
+        min_snr_gamma=config.min_snr_gamma,
+        debiased=config.debiased_estimation_loss,
+    )
 
 
 def _groups(config: RunConfig, adapter: Adapter) -> Mapping[str, tuple[Mapping[str, Any], float]]:

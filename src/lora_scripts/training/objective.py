@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
+from .losses import LossRule
+
 if TYPE_CHECKING:
     import torch
 
@@ -34,26 +36,36 @@ class Objective(Protocol):
 
 
 class Denoising:
-    """Mean squared error between prediction and target, one mean per picture; weight = pictures."""
+    """The error between prediction and target, one mean per picture; weight = pictures.
+
+    A batch may hold ``loss_weight`` (B,), what each picture's loss is multiplied with, and ``mask``
+    (B, 1, h, w), how much each place counts. What is measured on held-out pictures is always the plain mean
+    squared error, whatever is trained on: comparable between runs.
+    """
 
     coefficients: Mapping[str, float] = {"denoising": 1.0}
 
-    def __init__(self, family: ImageFamily, model: ImageModel) -> None:
+    def __init__(self, family: ImageFamily, model: ImageModel, rule: LossRule | None = None) -> None:
         self.family = family
         self.model = model
+        self.rule = rule or LossRule()
 
     def weights(self, batch: Batch) -> dict[str, float]:
         return {"denoising": float(len(batch["timesteps"]))}
 
     def sums(self, batch: Batch) -> dict[str, torch.Tensor]:
+        places = {"mask": batch.get("mask"), "weight": batch.get("loss_weight")}
+        return {"denoising": self._sum(self.rule, batch, **places)}
+
+    def _sum(self, rule: LossRule, batch: Batch, **places: torch.Tensor | None) -> torch.Tensor:
         prediction = self.family.predict(self.model, batch)
         target = self.family.target(self.model, batch)
-        error = (prediction.float() - target.float()).square()
-        return {"denoising": error.flatten(1).mean(1).sum()}
+        velocity = self.model.description.prediction_type == "v_prediction"
+        schedule = self.model.schedule.alphas_cumprod
+        return rule.sum(prediction, target, batch["timesteps"], schedule, velocity=velocity, **places)
 
     def measures(self, batch: Batch) -> dict[str, tuple[float, float]]:
-        weights = self.weights(batch)
-        return {name: (float(value), weights[name]) for name, value in self.sums(batch).items()}
+        return {"denoising": (float(self._sum(LossRule(), batch)), self.weights(batch)["denoising"])}
 
     def report(self, means: Mapping[str, float]) -> dict[str, float]:
         return {}
