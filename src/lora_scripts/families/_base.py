@@ -201,9 +201,9 @@ class Stage:
     group: Callable[[Sample], Hashable]
     run: Callable[[list[Sample]], list[dict[str, Any]]]
     batch_size: int = 1
-
-
     cached: bool = True
+
+
 @dataclass(frozen=True)
 class Draw:
     """The random part of one example in one epoch. ``timestep``: fixed, to measure by, the noise being
@@ -253,22 +253,22 @@ class ImageFamily(Family, Protocol):
         cache_dtype: torch.dtype | None = None,
         background: str = "white",
         trained: Collection[str] = (),
+        caption_tokens: int = 75,
+        crops: bool = False,
+        masks: bool = False,
     ) -> list[Stage]: ...
+
+    def caption_cutter(self, source: Source) -> Callable[[str, int], tuple[int, str]]:
+        """Caption and limit -> how many tokens it has, and the words behind the limit; without torch."""
+        ...
 
     def target(self, model: Any, batch: Batch) -> Tensor: ...
 
     def rescale(self, model: Any) -> None:
         """Makes the last step of the noise schedule noise alone."""
         ...
-        caption_tokens: int = 75,
-        crops: bool = False,
-        masks: bool = False,
 
     def prompts(self, model: Any, texts: Sequence[str]) -> list[PromptInputs]: ...
-    def caption_cutter(self, source: Source) -> Callable[[str, int], tuple[int, str]]:
-        """Caption and limit -> how many tokens it has, and the words behind the limit; without torch."""
-        ...
-
 
     def pipeline(self, model: Any) -> Any: ...
 

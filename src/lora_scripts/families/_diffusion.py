@@ -225,6 +225,8 @@ class LatentDiffusion:
 
     def predict(self, model: ImageModel, batch: Batch) -> Tensor:
         """The predictor's output (B, C, h, w) in float32. Autocast, if any, is the caller's."""
+        from . import _stages
+
         inputs = self.noisy(model, batch).to(model.dtype)
         steps = batch["timesteps"].to(model.device)
         given = {n: t.to(model.device) for n, t in batch.items() if n not in LATENT_PARTS}
@@ -235,8 +237,6 @@ class LatentDiffusion:
     def denoise(self, model: ImageModel, inputs: Tensor, steps: Tensor, text: Mapping[str, Tensor]) -> Tensor:
         """One call of the predictor."""
         output: Tensor = model.predictor(
-        from . import _stages
-
             inputs, steps, encoder_hidden_states=text["text"].to(model.dtype), return_dict=False
         )[0]
         return output

@@ -122,11 +122,11 @@ def _pictures(prepared: Prepared, progress: Progress | None) -> None:
         progress=(lambda done, total: progress("pictures", done, total)) if progress else None,
     )
     prepared.problems += found
-
-
     if prepared.family is not None and prepared.source is not None:
         cutter = cast(ImageFamily, prepared.family).caption_cutter(prepared.source)
         prepared.problems += check_captions(prepared.dataset.train, cutter, config)
+
+
 def _texts(prepared: Prepared, progress: Progress | None) -> None:
     """Rows are read as the base's tokenizer reads them: without a base there is nothing to check them by."""
     if prepared.description is None:

@@ -42,8 +42,8 @@ class Pictures:
     def __init__(self, samples: Sequence[Sample], stages: CachedStages) -> None:
         self.samples = samples
         self.stages = stages
-
         self.weighted = any(sample.handling.weight != 1 for sample in samples)
+
     def key(self, index: int) -> str:
         return self.samples[index].key
 
