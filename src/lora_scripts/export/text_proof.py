@@ -23,6 +23,8 @@ NAME = "readback"
 ALLOWED = {"float32": 1e-2, "bfloat16": 6e-2, "float16": 6e-2}
 """By dtype: the largest relative difference of logits. A wrong scale, a lost layer or swapped rows make
 differences of the order of one."""
+FLOOR = 1e-3
+"""Share of the logits below which an adapter's effect counts as this much: rounding alone reaches 1e-6."""
 PROMPTS = (
     "What can I do when the kettle that I bought leaks?",
     "请用一句话介绍一下你自己。",
@@ -91,7 +93,7 @@ def compare(wanted: Tensor, got: Tensor, base: Tensor, dtype: torch.dtype) -> Di
     width = min(wanted.shape[1], got.shape[1])
     wanted, got, base = wanted[:, :width], got[:, :width], base[:, :width]
     distance, size = float((wanted - got).norm()), float(wanted.norm())
-    reach = float((wanted - base).norm()) + 1e-4 * size if dtype == torch.float32 else size
+    reach = float((wanted - base).norm()) + FLOOR * size if dtype == torch.float32 else size
     agreed = float((wanted.argmax(1) == got.argmax(1)).double().mean())
     return Difference(float((wanted - got).abs().max()), distance / reach if reach else distance, agreed)
 
