@@ -80,7 +80,7 @@ def test_torchrun_starts_the_same_run(make_text_desk):
     desk = make_text_desk()
     desk.config(**BATCH)
     assert desk.train("run.yaml", "--output-dir", "one").code == 0
-    words = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     words += [str(ROOT / "train.py"), "--config", "run.yaml", "--output-dir", "two"]
     done = process(*words, cwd=desk.root)
     assert done.code == 0, done.text

@@ -7,10 +7,14 @@ from contextlib import contextmanager
 
 from lora_scripts.core.problems import Problem, ProblemsError
 
+GONE = ("Connection closed by peer", "Connection reset by peer")
+"""What is said to a process when another one of the same run is gone."""
+
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turns out-of-memory (LS3901) and a lost or broken device (LS7001) into ``ProblemsError``."""
+    """Turns out-of-memory (LS3901), a lost device (LS7001) and a lost process (LS7002) into
+    ``ProblemsError``."""
     import torch
 
     try:
@@ -20,3 +24,7 @@ def translated() -> Iterator[None]:
     except torch.AcceleratorError as error:
         reason = str(error).strip().splitlines()[0]
         raise ProblemsError(Problem("LS7001", {"reason": reason})) from None
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in GONE):
+            raise
+        raise ProblemsError(Problem("LS7002", {"rank": "?", "code": "?"})) from None

@@ -54,8 +54,7 @@ def fit(job: Job, state: TrainingState, emit: Emit, control: Control) -> None:
     they always see a whole step. Raises what a listener raises, such as a guard's ``ProblemsError``.
     """
     control.poll()
-    control.take_over(job.group.agree(control.flags()))
-    if control.leaving:
+    if all_leave(job, control):
         return
     for window in job.batches.windows(state.step, job.total_steps):
         started = time.perf_counter()
@@ -77,9 +76,15 @@ def fit(job: Job, state: TrainingState, emit: Emit, control: Control) -> None:
                 memory_gib=memory_gib(job.precision.device),
             )
         )
-        control.take_over(job.group.agree(control.flags()))
-        if control.leaving:
+        if all_leave(job, control):
             return
+
+
+def all_leave(job: Job, control: Control) -> bool:
+    """Whether all processes leave now: what was asked of one after they agreed waits for the next window."""
+    agreed = job.group.agree(control.flags())
+    control.take_over(agreed)
+    return agreed["stop"] or agreed["finish"]
 
 
 def backward(job: Job, window: Window, step: int) -> float:
