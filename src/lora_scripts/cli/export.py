@@ -1,4 +1,4 @@
-"""``lora-scripts export``: text LoRAs as files for llama.cpp and Ollama."""
+"""``lora-scripts export``: LoRAs as files for other programs: llama.cpp and Ollama, or Diffusers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from lora_scripts.core.catalogue import say
 
-TARGETS = ("gguf", "original")
+TARGETS = ("gguf", "original", "diffusers")
 
 
 def export(
@@ -27,6 +27,9 @@ def export(
         raise typer.BadParameter(say("export.to.known", known=", ".join(TARGETS)), param_hint="--to")
     if to == "original":
         _original(base, lora, output.expanduser())
+        return
+    if to == "diffusers":
+        _diffusers(base, lora, output.expanduser())
         return
     if outtype is not None and outtype not in OUTTYPES:
         known = ", ".join(OUTTYPES)
@@ -53,3 +56,15 @@ def _original(base: str | None, loras: list[str], output: Path) -> None:
         raise typer.BadParameter(say("export.one_lora"), param_hint="--lora")
     done = write_original_layout(base, Path(loras[0]).expanduser(), output)
     typer.echo(say("export.written.original", path=done.folder, layers=done.layers, rank=done.rank))
+
+
+def _diffusers(base: str | None, loras: list[str], output: Path) -> None:
+    """A picture LoRA for programs that read Diffusers' own layout only."""
+    from lora_scripts.toolbox.convert_layout import export_diffusers
+
+    if len(loras) != 1:
+        raise typer.BadParameter(say("export.one_lora"), param_hint="--lora")
+    done = export_diffusers(base, loras[0], output)
+    typer.echo(say("export.written.diffusers", path=done.path, layers=done.layers))
+    largest, relative = f"{done.proof.largest:.2g}", f"{done.proof.relative:.2g}"
+    typer.echo(say("pictures.proven", largest=largest, relative=relative))

@@ -1,4 +1,4 @@
-"""``lora-scripts merge``: text LoRAs put into their base, as a whole model."""
+"""``lora-scripts merge``: LoRAs put into their base, as a whole model; which kind, the LoRA says."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ def merge(
 ) -> None:
     from lora_scripts.toolbox.merge import DTYPES
     from lora_scripts.toolbox.merge import merge as carry_out
+    from lora_scripts.toolbox.picture_loras import all_for_pictures
 
     if dtype is not None and dtype not in DTYPES:
         raise typer.BadParameter(say("merge.dtype.known", known=", ".join(DTYPES)), param_hint="--dtype")
+    if all_for_pictures(lora):
+        _pictures(base, lora, output.expanduser(), dtype)
+        return
     done = carry_out(
         base,
         lora,
@@ -34,4 +38,23 @@ def merge(
     figures = done.difference
     typer.echo(
         say("text.proven", largest=f"{figures.largest:.2g}", relative=f"{figures.relative:.2g}"),
+    )
+
+
+def _pictures(base: str | None, lora: list[str], output: Path, dtype: str | None) -> None:
+    from lora_scripts.toolbox.merge_pictures import merge_pictures
+
+    def progress(number: int, total: int) -> None:
+        if number % 500 == 0 or number == total:
+            typer.echo(say("merge.pictures.progress", done=number, total=total))
+
+    done = merge_pictures(base, lora, output, dtype=dtype, progress=progress)
+    typer.echo(say("merge.pictures.layers", path=done.path, layers=done.layers))
+    if done.twins:
+        typer.echo(say("merge.pictures.twins", count=done.twins))
+    if done.left_out:
+        typer.echo(say("merge.pictures.left_out", count=done.left_out))
+    figures = done.proof
+    typer.echo(
+        say("pictures.proven", largest=f"{figures.largest:.2g}", relative=f"{figures.relative:.2g}"),
     )

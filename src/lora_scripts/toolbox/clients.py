@@ -71,6 +71,8 @@ def verdicts(
             changes.append((("Diffusers",), Verdict("part", "inspect.client.mixed_alpha")))
         if "lora_adapter_metadata" in header.metadata:
             changes.append((("Diffusers",), Verdict("no", "inspect.client.adapter_metadata")))
+        if any("self_attn" in name for name in text) and not any("out_proj" in name for name in text):
+            changes.append((("Diffusers",), Verdict("no", "inspect.client.text_out")))
         if text and not any("text_model_" in name for name in text):
             changes.append((CLIENTS[1:], Verdict("part", "inspect.client.text_model")))
         elif base == "sd15" and any(name.startswith("lora_te1_") for name in text):

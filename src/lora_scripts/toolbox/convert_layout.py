@@ -1,0 +1,109 @@
+"""A picture LoRA under the names of Diffusers' own layout: for programs that read nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_scripts.core.problems import Location, Problem, ProblemsError
+from lora_scripts.export.tensors_file import write_safetensors
+
+from .picture_loras import PictureLayer, WornPicture
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from .picture_proof import Proof
+
+
+@dataclass(frozen=True)
+class Converted:
+    """``layers``: adapted modules in ``path``. ``ranks``: their ranks."""
+
+    path: Path
+    layers: int
+    ranks: tuple[int, ...]
+    proof: Proof
+
+
+def diffusers_name(family: Any, component: str, module: str) -> str:
+    """The name in the file, without ``.lora_A.weight``: the path in the model, CLIP's with ``text_model.``,
+    which older and newer libraries read."""
+    inner = family.sheet.components[component].inner
+    return f"{component}.{'' if module.startswith(inner) else inner}{module}"
+
+
+def diffusers_tensors(worn: WornPicture, family: Any, strength: float = 1.0) -> dict[str, Tensor]:
+    """``<component>.<module>.lora_A.weight`` (r, in[, k, k]) and ``.lora_B.weight`` (out, r[, 1, 1]) in the
+    precision of the file, of a DoRA ``.lora_magnitude_vector.weight``: (out,) or (1, out, 1, 1).
+
+    The layout has no alpha: a client's factor is one, so the layer's own scale is folded into B, and
+    ``strength`` with it. Raises ProblemsError: LS4452 a DoRA by its inputs, LS4030 where numbers are not
+    finite any more.
+    """
+    import torch
+
+    found: dict[str, Tensor] = {}
+    broken: list[str] = []
+    for (component, module), layer in worn.layers.items():
+        values = worn.lora.values(layer)
+        if values.by_input:
+            params = {"path": str(worn.lora.path), "count": 1, "names": str(layer.magnitude)}
+            raise ProblemsError(Problem("LS4452", params, Location(str(worn.lora.path))))
+        kind = _kind(worn, layer)
+        name = diffusers_name(family, component, module)
+        halves = {
+            f"{name}.lora_A.weight": values.down.to(kind).contiguous(),
+            f"{name}.lora_B.weight": (values.up * (values.scale * strength)).to(kind).contiguous(),
+        }
+        if values.magnitude is not None:
+            ones = (1,) * (values.down.ndim - 2)
+            shape = (1, -1, *ones) if ones else (-1,)
+            halves[f"{name}.lora_magnitude_vector.weight"] = values.magnitude.to(kind).view(shape)
+        if not all(bool(torch.isfinite(half).all()) for half in halves.values()):
+            broken.append(name)
+        found |= halves
+    if broken:
+        params = {"layers": ", ".join(broken[:3])}
+        raise ProblemsError(Problem("LS4030", params, Location(str(worn.lora.path))))
+    return found
+
+
+def _kind(worn: WornPicture, layer: PictureLayer) -> torch.dtype:
+    import torch
+
+    kinds = {"F16": torch.float16, "BF16": torch.bfloat16}
+    return kinds.get(worn.lora.file.entries[layer.up].dtype, torch.float32)
+
+
+def write_diffusers(path: Path, worn: WornPicture, family: Any, strength: float = 1.0) -> int:
+    """Writes the LoRA to ``path``, atomically, and returns how many layers it has. Nothing of the original's
+    header is kept but the name: entries of WebUIs would promise them a file that they cannot read."""
+    tensors = diffusers_tensors(worn, family, strength)
+    name = worn.lora.file.metadata.get("ss_output_name") or worn.lora.path.stem
+    write_safetensors(path, tensors, {"format": "pt", "lora_scripts_from": name})
+    return len(worn.layers)
+
+
+def export_diffusers(base: str | None, lora: str, output: Path) -> Converted:
+    """Writes the LoRA ``FILE``, or ``FILE:0.8`` with that strength in it, to ``output`` in Diffusers' layout
+    and proves it: Diffusers loads both files onto the base, and the predictions are compared.
+
+    Raises ProblemsError as ``merge_pictures.wear``; LS4308 ``output`` exists, LS4454 another effect.
+    """
+    from .merge_pictures import wear
+    from .picture_proof import prove_file
+
+    if output.exists():
+        raise ProblemsError(Problem("LS4308", {"path": str(output)}, Location(str(output))))
+    source, family, _, (worn,) = wear([lora], base)
+    temporary = output.with_name(f".tmp-{output.name}")
+    try:
+        layers = write_diffusers(temporary, worn, family, worn.strength)
+        proof = prove_file(source, family, worn, temporary)
+        temporary.rename(output)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Converted(output, layers, tuple(sorted({layer.rank for layer in worn.layers.values()})), proof)
