@@ -37,7 +37,7 @@ def train(
 
     if resume:
         run_config = run_config.model_copy(update={"resume": "auto"})
-    console = Console()
+    console = Console(emoji=False)  # ":a:" is part of a LoRA's call
     with phase_bar(console) as progress:
         prepared = prepare(run_config, progress)
     raise_errors(prepared.problems)

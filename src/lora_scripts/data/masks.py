@@ -50,7 +50,8 @@ def find_masks(
 ) -> tuple[dict[str, Mask], list[Problem]]:
     """Name of each picture -> its mask, and what is wrong with them. ``where``: ``alpha`` or a folder.
 
-    A picture without one is learnt whole. Every mask is decoded once.
+    A picture without one, or with one that hides nothing, is learnt whole and has none here. Every mask is
+    decoded once.
     """
     if where == "alpha":
         masks = {
@@ -62,7 +63,7 @@ def find_masks(
         masks, problems = _of_folder(pictures, Path(where).expanduser())
     known = {str(example.fields["name"]): (picture.width, picture.height) for example, picture in pictures}
     sizes = [known[name] for name in masks]
-    black, plain, usable = [], 0, {}
+    black, usable = [], {}
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="masks") as pool:
         for name, (found, extrema) in zip(masks, pool.map(_look, masks.values(), sizes), strict=True):
             if isinstance(found, Problem):
@@ -70,14 +71,11 @@ def find_masks(
                 continue
             if extrema[1] == 0:
                 black.append(name)
-            plain += extrema[0] == 255
-            usable[name] = found
-    place = Location(where) if where != "alpha" else None
+            if extrema[0] < 255:
+                usable[name] = found
     if black:
         told = {"count": len(black), "names": listing(black)}
-        problems.append(Problem("LS2422", told, place))
-    if usable and plain == len(usable):
-        problems.append(Problem("LS2423", {"count": plain}, place, "warning"))
+        problems.append(Problem("LS2422", told, Location(where) if where != "alpha" else None))
     return usable, problems
 
 

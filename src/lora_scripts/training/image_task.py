@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any, cast
 from lora_scripts.adapters.attach import Adapter, attach
 from lora_scripts.adapters.spec import AdapterSpec
 from lora_scripts.config.schema import RunConfig
+from lora_scripts.core.catalogue import say
 from lora_scripts.core.control import Control
-from lora_scripts.core.events import Emit
+from lora_scripts.core.events import Emit, Noted
 from lora_scripts.core.paths import RunFolder, cache_folder
+from lora_scripts.core.problems import Problem, ProblemsError
 from lora_scripts.core.seeds import derive_seed
 from lora_scripts.data.sample import Sample
 from lora_scripts.families._base import Batch, Draw, ImageDescription, ImageFamily, ImageModel, Item
 from lora_scripts.preflight.checks.dataset import DatasetReport
 from lora_scripts.preflight.prepare import Prepared
 
+from . import prediction
 from .callbacks.validation import VALIDATION_SEED
 from .image_exports import ImageExports
 from .losses import LossRule
@@ -61,7 +64,7 @@ class ImageTask:
         config, description = prepared.config, cast(ImageDescription, prepared.description)
         update: dict[str, Any] = {
             "resolution": description.resolution if config.resolution == "auto" else config.resolution,
-            "prediction_type": description.prediction_type,
+            "prediction_type": description.prediction_type if description.prediction_settled else "auto",
             "gradient_checkpointing": config.gradient_checkpointing is True,
         }
         if config.train_text_encoder and config.text_encoder_learning_rate is None:
@@ -97,6 +100,12 @@ class ImageTask:
             cache_folder(config.cache_dir),
         )
         stages.fill([*(each for each in dataset.train if not each.repeat), *dataset.validation], progress)
+        tried, items = None, [stages.item(sample) for sample in dataset.train[: prediction.PICTURES]]
+        if not model.description.prediction_settled:
+            tried = prediction.denoising_losses(family, model, items)
+            family.settle(model, prediction.decide(tried))
+            if config.zero_terminal_snr and model.description.prediction_type == "epsilon":
+                raise ProblemsError(Problem("LS4401"))
         previews = [*config.preview.prompts, config.preview.negative_prompt] if config.preview.prompts else []
         encoded = family.prompts(model, previews) if previews and not trained else []
         _release_idle(model, trained, keep_vae=bool(previews) or config.random_crop)
@@ -118,6 +127,8 @@ class ImageTask:
             groups=_groups(config, adapter),
             held_out=held_out if dataset.validation else None,
             extra=encoded,
+            notes=[_tried(model, tried, len(items))] if tried else [],
+            found={"prediction_type": model.description.prediction_type} if tried else {},
         )
 
     def previews(self, session: Session, folder: RunFolder, control: Control, emit: Emit) -> PreviewMaker:
@@ -150,12 +161,16 @@ class _HeldOut:
         self.timesteps = timesteps
 
     def __call__(self) -> Iterator[Batch]:
+        import torch
+
         length = self.model.schedule.config.num_train_timesteps
         spread = [int(length * (index + 0.5) / self.timesteps) for index in range(self.timesteps)]
         for sample in self.samples:
             item = self.stages.item(sample)
             draws = [Draw(derive_seed(VALIDATION_SEED, sample.picture.sha256, t), t) for t in spread]
-            yield self.family.collate(self.model, [item] * len(draws), draws)
+            with torch.autocast(self.model.device.type, enabled=False):  # as training's batches, made aside
+                batch = self.family.collate(self.model, [item] * len(draws), draws)
+            yield batch
 
 
 def _cache_dtype(precision: Precision) -> torch.dtype:
@@ -179,6 +194,12 @@ def _release_idle(model: ImageModel, trained: tuple[str, ...], *, keep_vae: bool
         import torch
 
         torch.cuda.empty_cache()
+
+
+def _tried(model: ImageModel, losses: Mapping[str, float], count: int) -> Noted:
+    told = {"epsilon": f"{losses['epsilon']:.3f}", "velocity": f"{losses['v_prediction']:.3f}"}
+    kind = model.description.prediction_type
+    return Noted(code="", text=say("picture_model.tried", kind=kind, count=count, **told))
 
 
 def _loss_rule(config: RunConfig) -> LossRule:

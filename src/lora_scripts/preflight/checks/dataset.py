@@ -157,6 +157,8 @@ def check_pictures(
     first = [sample for sample in samples if not sample.size]
     train = [again for sample in samples for again in sample.repeated()]
     problems = reading.problems + _advice(first, sets[0].folder, sizes[0])
+    if config.loss_mask != "none" and first and not any(sample.mask for sample in samples):
+        problems.append(Problem("LS2423", {"count": len(first)}, severity="warning"))
     if config.random_crop and first:
         spare = sum(sum(sample.placement.spare) for sample in first) / len(first)
         told = {"window": config.window_size, "spare": round(spare)}
@@ -254,6 +256,7 @@ def _advice(train: list[Sample], folder: Path, resolution: int) -> list[Problem]
     if cut:
         params = {"count": len(cut), "names": listing(cut), "share": round(CROPPED * 100)}
         found.append(Problem("LS2065", params, place, "warning"))
-    if 0 < len(train) < FEW:
-        found.append(Problem("LS2070", {"count": len(train)}, place, "warning"))
+    taught = sum(not sample.handling.regularization for sample in train)
+    if 0 < taught < FEW:
+        found.append(Problem("LS2070", {"count": taught}, place, "warning"))
     return found
