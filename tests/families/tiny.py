@@ -42,16 +42,27 @@ TEXT: dict[str, Any] = {
 }
 
 
-def parts(seed: int = 0) -> dict[str, Any]:
-    """The three modules, float32, weights drawn from ``seed``."""
+# Stable Diffusion 2.x: linear projections, heads 64 wide, another activation in the text encoder.
+UNET2: dict[str, Any] = {
+    **UNET,
+    "block_out_channels": (64, 128),
+    "attention_head_dim": (1, 2),
+    "use_linear_projection": True,
+    "upcast_attention": True,
+}
+TEXT2: dict[str, Any] = {**TEXT, "hidden_act": "gelu", "pad_token_id": 0}
+
+
+def parts(seed: int = 0, *, second: bool = False) -> dict[str, Any]:
+    """The three modules, float32, weights drawn from ``seed``. ``second``: of a Stable Diffusion 2.x."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     torch.manual_seed(seed)
     return {
-        "unet": UNet2DConditionModel(**UNET).eval(),
+        "unet": UNet2DConditionModel(**(UNET2 if second else UNET)).eval(),
         "vae": AutoencoderKL(**VAE).eval(),
-        "text_encoder": CLIPTextModel(CLIPTextConfig(**TEXT)).eval(),
+        "text_encoder": CLIPTextModel(CLIPTextConfig(**(TEXT2 if second else TEXT))).eval(),
     }
 
 
@@ -69,9 +80,10 @@ def write_folder(path: Path, modules: dict[str, Any] | None = None, **scheduler:
         steps_offset=1,
         **scheduler,
     )
+    modules = modules or parts()
     pipe = StableDiffusionPipeline(
-        **(modules or parts()),
-        tokenizer=tokenizer(),
+        **modules,
+        tokenizer=tokenizer(padding="!" if modules["unet"].config.use_linear_projection else "<|endoftext|>"),
         scheduler=noise,
         safety_checker=None,
         feature_extractor=None,
@@ -152,6 +164,42 @@ def original_vae(state: dict[str, torch.Tensor], levels: int) -> dict[str, torch
     return done
 
 
+def open_clip(state: dict[str, torch.Tensor], config: Any) -> dict[str, torch.Tensor]:
+    """The text encoder of a Stable Diffusion 2.x file: OpenCLIP's names, with a last layer that is not used
+    and OpenCLIP's projection."""
+    start, width = "cond_stage_model.model.", config.hidden_size
+    state = {name.removeprefix("text_model."): tensor for name, tensor in state.items()}
+    done = {
+        f"{start}token_embedding.weight": state["embeddings.token_embedding.weight"],
+        f"{start}positional_embedding": state["embeddings.position_embedding.weight"],
+        f"{start}ln_final.weight": state["final_layer_norm.weight"],
+        f"{start}ln_final.bias": state["final_layer_norm.bias"],
+        f"{start}text_projection": torch.full((width, width), 7.0),
+        f"{start}logit_scale": torch.tensor(4.6),
+    }
+    count = config.num_hidden_layers
+    pairs = (("layer_norm1", "ln_1"), ("layer_norm2", "ln_2"), ("self_attn.out_proj", "attn.out_proj"),
+             ("mlp.fc1", "mlp.c_fc"), ("mlp.fc2", "mlp.c_proj"))  # fmt: skip
+    for number in range(count + 1):
+        layer, block = f"encoder.layers.{min(number, count - 1)}", f"{start}transformer.resblocks.{number}"
+        for leaf in ("weight", "bias"):
+            three = [state[f"{layer}.self_attn.{letter}_proj.{leaf}"] for letter in "qkv"]
+            done[f"{block}.attn.in_proj_{leaf}"] = torch.cat(three)
+            done |= {f"{block}.{theirs}.{leaf}": state[f"{layer}.{ours}.{leaf}"] for ours, theirs in pairs}
+    return {n: torch.full_like(t, 7.0) if f".{count}." in n else t for n, t in done.items()}
+
+
+def original_rest(modules: dict[str, Any], vae: bool) -> dict[str, torch.Tensor]:
+    """What is beside the U-Net and the text encoder."""
+    found = {"betas": torch.zeros(1000)}
+    if vae:
+        levels = len(modules["vae"].config.block_out_channels)
+        found |= {
+            f"first_stage_model.{n}": t for n, t in original_vae(modules["vae"].state_dict(), levels).items()
+        }
+    return found
+
+
 def original_state(
     modules: dict[str, Any], *, text_model: bool = True, vae: bool = True
 ) -> dict[str, torch.Tensor]:
@@ -160,30 +208,36 @@ def original_state(
     config = unet.config
     names = original_unet(unet.state_dict(), config.layers_per_block, len(config.block_out_channels))
     found = {f"model.diffusion_model.{n}": t for n, t in names.items()}
+    if config.use_linear_projection:
+        return found | original_rest(modules, vae) | open_clip(text.state_dict(), text.config)
     inner = "text_model." if text_model else ""
     for name, tensor in text.state_dict().items():
         found[f"cond_stage_model.transformer.{inner}{name.removeprefix('text_model.')}"] = tensor
     found[f"cond_stage_model.transformer.{inner}embeddings.position_ids"] = torch.arange(77).unsqueeze(0)
-    if vae:
-        levels = len(modules["vae"].config.block_out_channels)
-        found |= {
-            f"first_stage_model.{n}": t for n, t in original_vae(modules["vae"].state_dict(), levels).items()
-        }
-    found["betas"] = torch.zeros(1000)
+    found |= original_rest(modules, vae)
     return {name: tensor.contiguous() for name, tensor in found.items()}
 
 
 def write_single(
-    path: Path, modules: dict[str, Any] | None = None, *, ema: bool = False, **kwargs: Any
+    path: Path,
+    modules: dict[str, Any] | None = None,
+    *,
+    ema: bool = False,
+    metadata: dict[str, str] | None = None,
+    markers: tuple[str, ...] = (),
+    **kwargs: Any,
 ) -> Path:
     """One ``.safetensors`` in the original layout. ``ema``: with flattened ``model_ema`` twins of the
-    U-Net."""
-    state = original_state(modules or parts(), **kwargs)
+    U-Net. ``markers``: empty keys that say what the base is."""
+    state = {
+        name: tensor.contiguous() for name, tensor in original_state(modules or parts(), **kwargs).items()
+    }
+    state |= {name: torch.zeros(0) for name in markers}
     if ema:
         state |= {
             "model_ema." + name.removeprefix("model.").replace(".", ""): torch.full_like(tensor, 7.0)
             for name, tensor in state.items()
             if name.startswith("model.diffusion_model.")
         }
-    save_file(state, str(path))
+    save_file(state, str(path), metadata)
     return path

@@ -29,6 +29,20 @@ class Exported:
     metadata: dict[str, str]
 
 
+def companions(model: Model, adapter: Adapter) -> dict[str, dict[str, str]]:
+    """Component -> module that is not adapted -> an adapted one beside it, where clients take both only
+    together: they keep them as one weight. A file holds a pair of zeros for each."""
+    found: dict[str, dict[str, str]] = {}
+    for component, modules in adapter.matched.items():
+        ends = model.family.sheet.components[component].fused
+        for module in modules:
+            end = next((end for end in ends if module.endswith(end)), None)
+            for other in (module.removesuffix(end) + each for each in ends) if end else ():
+                if other not in modules:
+                    found.setdefault(component, {})[other] = module
+    return found
+
+
 def lora_tensors(model: Model, adapter: Adapter, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """Kohya name -> tensor: ``.lora_down.weight`` and ``.lora_up.weight`` in ``dtype`` (default float16) and
     a 0-d float32 ``.alpha``, the same in every layer.
@@ -56,9 +70,20 @@ def lora_tensors(model: Model, adapter: Adapter, dtype: torch.dtype | None = Non
                 broken.append(own)
             found |= {key: half.clone() for key, half in halves.items()}
             found[f"{name}.alpha"] = torch.tensor(float(adapter.spec.alpha), dtype=torch.float32)
+    for component, others in companions(model, adapter).items():
+        for module, beside in others.items():
+            name, rank = model.family.names(component, module), _rank(adapter, f"{component}.{beside}")
+            wide, tall = model.description.modules[component][module][1::-1]
+            found[f"{name}.lora_down.weight"] = torch.zeros((rank, wide), dtype=kind)
+            found[f"{name}.lora_up.weight"] = torch.zeros((tall, rank), dtype=kind)
+            found[f"{name}.alpha"] = torch.tensor(float(adapter.spec.alpha), dtype=torch.float32)
     if broken:
         raise ProblemsError(Problem("LS4030", {"layers": ", ".join(broken[:3])}))
     return found
+
+
+def _rank(adapter: Adapter, name: str) -> int:
+    return int(adapter.parameters[f"{name}.lora_A.weight"].shape[0])
 
 
 def export_lora(

@@ -13,6 +13,8 @@ from lora_scripts.core.seeds import derive_seed
 from lora_scripts.families._base import Item, Model
 from lora_scripts.families._components import shared_copy
 
+from .kohya import companions
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
@@ -95,6 +97,8 @@ def read_back(path: Path, model: Model, adapter: Adapter) -> Readback:
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         pipe.load_lora_weights(folder, weight_name=file, adapter_name=NAME, local_files_only=True)
     found = {name: lora_layers(copy) for name, copy in copies.items()}
+    for name, beside in companions(model, adapter).items():  # pairs of zeros, there for clients alone
+        found[name] = {module: layer for module, layer in found[name].items() if module not in beside}
     counts = {name: len(layers) for name, layers in found.items() if layers}
     where = Location(str(path))
     wanted = {name: len(modules) for name, modules in adapter.matched.items()}

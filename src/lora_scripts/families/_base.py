@@ -37,7 +37,8 @@ class Component:
     ``storage``: "asked" keeps it in the dtype that ``load`` is called with, "float32" always in full
     precision. ``kohya``: prefix of its LoRA keys, None where it is never adapted. ``inner``: what kohya
     names carry in front of the module's own name (CLIP: ``text_model.``), which newer libraries have
-    dropped.
+    dropped. ``fused``: ends of the names of modules that clients keep as one weight and so take together or
+    not at all.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Component:
     storage: Literal["asked", "float32"] = "asked"
     kohya: str | None = None
     inner: str = ""
+    fused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,11 +109,13 @@ class Description:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageDescription(Description):
-    """``resolution`` and ``size_multiple`` are in pixels."""
+    """``resolution`` and ``size_multiple`` are in pixels. ``prediction_settled``: False where nothing says
+    what the base predicts, so that it must be tried out; ``prediction_type`` is then the likelier one."""
 
     resolution: int
     size_multiple: int
     prediction_type: str
+    prediction_settled: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,13 +169,15 @@ class Model:
 @dataclass(kw_only=True)
 class ImageModel(Model):
     """``schedule``: the noise schedule to train on. ``noise_offset``: how far the whole noise of a picture is
-    shifted at random in training, in standard deviations."""
+    shifted at random in training, in standard deviations. ``clip_skip``: from which layer of the text encoder
+    text is taken, counted from the end; 1 is the last."""
 
     family: ImageFamily
     description: ImageDescription
     scheduler_config: dict[str, Any]
     schedule: Any
     noise_offset: float = 0.0
+    clip_skip: int = 1
 
 
 @dataclass(kw_only=True)
@@ -266,6 +272,10 @@ class ImageFamily(Family, Protocol):
 
     def rescale(self, model: Any) -> None:
         """Makes the last step of the noise schedule noise alone."""
+        ...
+
+    def settle(self, model: Any, prediction_type: str) -> None:
+        """Decides what the base is taken to predict."""
         ...
 
     def prompts(self, model: Any, texts: Sequence[str]) -> list[PromptInputs]: ...

@@ -6,6 +6,7 @@ A family derives from ``LatentDiffusion`` and states its sheet, its single-file 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from . import _loading
@@ -35,6 +36,8 @@ class LatentDiffusion:
     pipeline_class: str
     predictions: tuple[str, ...] = ("epsilon", "v_prediction")
     """What the predictor may have been trained to predict; the first is meant where a base does not say."""
+    ambiguous: bool = False
+    """Whether a base that does not say may well be either."""
 
     # -- told by each family ------------------------------------------------------------------------------
 
@@ -85,7 +88,9 @@ class LatentDiffusion:
         """
         return _loading.load(self, source, device, dtype, components, prediction_type)
 
-    def resolution(self, configs: Mapping[str, Mapping[str, Any]], source: Source) -> int:
+    def resolution(
+        self, configs: Mapping[str, Mapping[str, Any]], source: Source, prediction_type: str
+    ) -> int:
         """Side in pixels of the square that the base was trained on."""
         if source.kind == "file":
             return self.sheet.resolution
@@ -167,6 +172,14 @@ class LatentDiffusion:
         """Gives the model a noise schedule whose last step is noise alone: betas rescaled as in Lin et al.
         2023, algorithm 1 (arXiv:2305.08891)."""
         model.scheduler_config = {**model.scheduler_config, "rescale_betas_zero_snr": True}
+        model.schedule = self.schedule(model.scheduler_config)
+
+    def settle(self, model: ImageModel, prediction_type: str) -> None:
+        """Decides what the base is taken to predict."""
+        model.description = replace(
+            model.description, prediction_type=prediction_type, prediction_settled=True
+        )
+        model.scheduler_config = {**model.scheduler_config, "prediction_type": prediction_type}
         model.schedule = self.schedule(model.scheduler_config)
 
     def draw_timestep(self, model: ImageModel, generator: torch.Generator) -> int:

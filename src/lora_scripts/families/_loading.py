@@ -49,23 +49,37 @@ def _config(family: LatentDiffusion, part: Component, source: Source) -> dict[st
     return single.config_of(part, family.layouts[part.name], source)
 
 
-def _scheduler(family: LatentDiffusion, source: Source, prediction_type: str) -> dict[str, Any]:
-    """The noise schedule's configuration with the prediction type settled: asked for, else as the base
-    says."""
+def _said(source: Source) -> str | None:
+    """What a single file says about its prediction, by the keys that mark it or by its ModelSpec header."""
+    if "v_pred" in source.shapes:
+        return "v_prediction"
+    told = source.metadata.get("modelspec.prediction_type")
+    if told in ("v", "epsilon"):
+        return "v_prediction" if told == "v" else "epsilon"
+    architecture = source.metadata.get("modelspec.architecture", "").partition("/")[0]
+    return {"stable-diffusion-v2-768-v": "v_prediction", "stable-diffusion-v2-512": "epsilon"}.get(
+        architecture
+    )
+
+
+def _scheduler(family: LatentDiffusion, source: Source, prediction_type: str) -> tuple[dict[str, Any], bool]:
+    """The noise schedule's configuration with what the base predicts: as asked for, else as it says, else the
+    likelier; and whether that is settled."""
     config = dict(family.scheduler)
     if source.kind == "folder":
         config = json.loads((source.path / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
-    elif "v_pred" in source.shapes or source.metadata.get("modelspec.prediction_type") == "v":
-        config["prediction_type"] = "v_prediction"
+    elif said := _said(source):
+        config["prediction_type"] = said
     if "ztsnr" in source.shapes:
         config["rescale_betas_zero_snr"] = True
     if prediction_type != "auto":
         config["prediction_type"] = prediction_type
+    settled = "prediction_type" in config or not family.ambiguous
     config.setdefault("prediction_type", family.predictions[0])
     if config["prediction_type"] not in family.predictions:
         params = {"found": config["prediction_type"], "known": ", ".join(family.predictions)}
         raise ProblemsError(Problem("LS4017", params, Location(str(source.path))))
-    return config
+    return config, settled
 
 
 def _check(family: LatentDiffusion, source: Source, configs: Mapping[str, Mapping[str, Any]]) -> None:
@@ -100,7 +114,7 @@ def _described(
     if problems:
         raise ProblemsError(problems)
     _check(family, source, configs)
-    scheduler = _scheduler(family, source, prediction_type)
+    scheduler, settled = _scheduler(family, source, prediction_type)
 
     def build() -> dict[str, nn.Module]:
         return {name: parts.build(part, configs[name]) for name, part in family.sheet.components.items()}
@@ -108,9 +122,10 @@ def _described(
     description = ImageDescription(
         source=source,
         family=family.sheet.name,
-        resolution=family.resolution(configs, source),
+        resolution=family.resolution(configs, source, scheduler["prediction_type"]),
         size_multiple=family.size_multiple(configs),
         prediction_type=scheduler["prediction_type"],
+        prediction_settled=settled,
         fingerprint=_fingerprint(source, places),
         build=build,
     )

@@ -141,6 +141,8 @@ def text_stage(model: ImageModel, dtype: torch.dtype, tokens: int = PIECE) -> St
     """Captions -> what the family's ``embed`` makes of them, one caption a call (see ``latents_stage``)."""
     names = model.family.sheet.text_encoders
     marks = [model.component_hash(name) for name in names]
+    if model.clip_skip > 1:
+        marks.append(f"clip_skip {model.clip_skip}")
     vocabulary = _vocabulary(model)
 
     def run(samples: list[Sample]) -> list[dict[str, Any]]:

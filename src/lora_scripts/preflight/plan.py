@@ -19,7 +19,11 @@ def plan_lines(prepared: Prepared) -> list[str]:
     if description and prepared.family and prepared.source:
         told: dict[str, Any] = {"title": prepared.family.sheet.title, "name": prepared.source.name}
         if isinstance(description, ImageDescription):
-            told |= {"resolution": description.resolution, "prediction": description.prediction_type}
+            settled = description.prediction_type if description.prediction_settled else None
+            told |= {
+                "resolution": description.resolution,
+                "prediction": settled or say("picture_model.undecided"),
+            }
             lines.append(say("plan.base", **told))
         elif isinstance(description, TextDescription):
             told |= {"type": description.model_type, "context": description.context}

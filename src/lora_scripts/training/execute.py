@@ -149,6 +149,8 @@ class Run:
                 session = open_session(
                     self.prepared, config, self.data, self.device, self._progress, self.group
                 )
+                if session.config != self.config:
+                    records.write_config(session.config, self.folder)
                 self.group.wait()  # the others read what the caches now hold
                 if snapshot is not None:
                     put_back(session, snapshot)

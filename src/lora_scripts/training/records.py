@@ -52,9 +52,14 @@ def experiment_values(config: RunConfig) -> dict[str, Any]:
     return meant(config, left_out)
 
 
-def write_start(config: RunConfig, folder: RunFolder, device: Any) -> None:
-    """``config.yaml``, which repeats the run, and ``environment.json``, which holds all that is volatile."""
+def write_config(config: RunConfig, folder: RunFolder) -> None:
+    """``config.yaml``, which repeats the run."""
     write_atomic(folder.config, dump_yaml(config_values(config)))
+
+
+def write_start(config: RunConfig, folder: RunFolder, device: Any) -> None:
+    """``config.yaml``, and ``environment.json``, which holds all that is volatile."""
+    write_config(config, folder)
     environment = {
         "versions": versions(),
         "platform": platform.platform(),

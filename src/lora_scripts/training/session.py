@@ -107,6 +107,7 @@ def open_session(
     precision = Precision(config.mixed_precision, device)
     task = task_named(config.task_type)
     opened = task.open(prepared, config, precision, progress)
+    config = config.model_copy(update=dict(opened.found))
     model, adapter = opened.model, opened.adapter
     set_training(model, adapter, True)
     group = group or Group()

@@ -50,7 +50,8 @@ class Opened:
 
     ``held_out``: the validation batches, made anew at each call; None without any. ``groups``: parameter
     groups, name -> (parameters, learning rate). ``extra``: what the task's own previews need. ``notes``: what
-    is to be told before the first step.
+    is to be told before the first step. ``found``: keys of the configuration that only the weights could fill
+    in, with their values.
     """
 
     model: Model
@@ -61,6 +62,7 @@ class Opened:
     held_out: Callable[[], Iterable[Batch]] | None
     extra: Any = None
     notes: list[Noted] = field(default_factory=list)
+    found: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Exports(Protocol):
