@@ -135,7 +135,7 @@ def test_the_way_to_the_logits_is_found(kind):
 
 
 def test_a_small_cap_that_short_probes_would_not_show_is_found():
-    assert find_head(small.model("gemma2", final_logit_softcapping=500.0)).way == "own"
+    assert find_head(small.model("gemma2", final_logit_softcapping=5000.0)).way == "own"
 
 
 def test_a_model_whose_logits_come_otherwise_gives_them_whole():
