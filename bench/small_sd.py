@@ -62,7 +62,7 @@ def write_base(folder: Path, seed: int = 0) -> Path:
     from lora_scripts.families._clip import tokenizer
 
     torch.manual_seed(seed)
-    pipe = StableDiffusionPipeline(
+    pipe: Any = StableDiffusionPipeline(
         unet=UNet2DConditionModel(**UNET),
         vae=AutoencoderKL(**VAE),
         text_encoder=CLIPTextModel(CLIPTextConfig(**TEXT)),
