@@ -1,4 +1,4 @@
-"""The text encoder trained along with the predictor: in the file, at its own rate, resumed to the last bit."""
+"""The text encoder trained along: in the file, at its own rate, resumed to the last bit."""
 
 import json
 

@@ -35,7 +35,8 @@ def _read(path: Path, stamp: int) -> tuple[Any, Any]:
 
     content = path.read_bytes()
     try:
-        proto = sentencepiece_model_pb2.ModelProto.FromString(content)
+        generated: Any = sentencepiece_model_pb2  # protobuf makes its classes when it is imported
+        proto = generated.ModelProto.FromString(content)
         return SentencePieceProcessor(model_proto=content), proto
     except (DecodeError, RuntimeError, ValueError, TypeError) as error:
         raise _stop(path, str(error) or type(error).__name__) from error
@@ -195,9 +196,12 @@ def _classes() -> tuple[type, type]:
             )
 
     class ChatGLMTokenizerSlow(Conversing, SentencePieceBackend):
-        def tokenize(self, text: str, pair: str | None = None, **options: Any) -> list[str]:
+        def tokenize(
+            self, text: str, pair: str | None = None, add_special_tokens: bool = False, **options: Any
+        ) -> list[str]:
             """The pieces of SentencePiece; special tokens in text stay text."""
-            return self.sp_model.encode(text, out_type=str)
+            pieces: list[str] = self.sp_model.encode(text, out_type=str)
+            return pieces
 
         def convert_tokens_to_string(self, tokens: list[str]) -> str:
             return self.sp_model.decode_pieces(tokens)
@@ -205,7 +209,8 @@ def _classes() -> tuple[type, type]:
         def build_inputs_with_special_tokens(
             self, token_ids_0: list[int], token_ids_1: list[int] | None = None
         ) -> list[int]:
-            return [*self.convert_tokens_to_ids(list(START)), *token_ids_0, *(token_ids_1 or [])]
+            start: Any = self.convert_tokens_to_ids(list(START))
+            return [*start, *token_ids_0, *(token_ids_1 or [])]
 
         def plain(self) -> Any:
             """As the fast one's."""

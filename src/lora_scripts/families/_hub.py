@@ -64,7 +64,7 @@ def fetch_from_modelscope(repo: str) -> Path:
     Raises ProblemsError: LS4018 the library is missing, LS4006 the repository cannot be had.
     """
     try:
-        from modelscope import snapshot_download  # type: ignore[import-not-found]
+        from modelscope import snapshot_download
     except ImportError as error:
         raise ProblemsError(Problem("LS4018", {"repo": repo})) from error
     patterns = ["*.safetensors", "*.jinja", *(f"*{ending}" for ending in TEXTS)]
