@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -87,7 +88,11 @@ def attach(
     import torch
 
     matched = match_targets(
-        model.family.sheet, model.description.modules, spec.targets, train_text_encoder=train_text_encoder
+        model.family.sheet,
+        model.description.modules,
+        spec.targets,
+        train_text_encoder=train_text_encoder,
+        convolutions=spec.conv_rank is not None,
     )
     check(spec, model, matched)
     adapter = Adapter(spec, {}, matched, {})
@@ -103,6 +108,9 @@ def attach(
             lora_dropout=spec.dropout,
             use_rslora=spec.rslora,
             use_dora=spec.dora,
+            **_patterns(
+                spec, component, {name: model.description.modules[component][name] for name in names}
+            ),
         )
         module.eval()
         for name in names:
@@ -124,6 +132,20 @@ def attach(
 
         make_lean(adapter.layers.values())
     return adapter
+
+
+def _patterns(
+    spec: AdapterSpec, component: str, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, dict[str, Any]]:
+    """PEFT's settings for the layers whose rank or alpha is not the usual one; nothing without such."""
+    if spec.conv_rank is None and not spec.rank_pattern:
+        return {}
+    layers = {name: spec.layer(component, name, shape) for name, shape in shapes.items()}
+    names = {name: rf"held\.{re.escape(name)}" for name in layers}
+    return {
+        "rank_pattern": {names[n]: rank for n, (rank, _) in layers.items() if rank != spec.rank},
+        "alpha_pattern": {names[n]: alpha for n, (_, alpha) in layers.items() if alpha != spec.alpha},
+    }
 
 
 def _start(adapter: Adapter, seed: int) -> None:

@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from lora_scripts.core.lookup import did_you_mean
@@ -25,6 +25,8 @@ class AdapterSpec:
     ``rslora``: scaled by the rank's root (Kalajdzievski 2023). ``dora``: a length for each output is learnt
     beside the direction (Liu et al. 2024). ``init``: ``"default"`` starts without effect from random
     directions, ``"pissa"`` from the largest singular values of the weights (Meng et al. 2024).
+    ``conv_rank`` takes the family's convolutions along, at ``conv_alpha``. ``rank_pattern``: name or regular
+    expression -> rank, the first that fits; the scale stays what it is.
     """
 
     rank: int
@@ -34,14 +36,26 @@ class AdapterSpec:
     rslora: bool = False
     dora: bool = False
     init: Literal["default", "pissa"] = "default"
+    conv_rank: int | None = None
+    conv_alpha: float | None = None
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def scale(self) -> float:
         """What stands in front of ``B @ A``: ``alpha / rank``, of rsLoRA ``alpha / sqrt(rank)``."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
+    def layer(self, component: str, module: str, shape: tuple[int, ...]) -> tuple[int, float]:
+        """Rank and alpha of one layer with a weight of ``shape``. Alpha follows the rank, so that a pattern
+        changes what can be learnt and not how strongly; of rsLoRA, whose point that is, it stays."""
+        rank, alpha = self.rank, self.alpha
+        if self.conv_rank is not None and math.prod(shape[2:]) > 1:
+            rank, alpha = self.conv_rank, self.conv_alpha or float(self.conv_rank)
+        found = next((r for p, r in self.rank_pattern.items() if fits(p, component, module)), rank)
+        return found, alpha if self.rslora else alpha * found / rank
 
-def _matches(pattern: str, component: str, module: str) -> bool:
+
+def fits(pattern: str, component: str, module: str) -> bool:
     """A pattern fits a module by its whole name, by the end of it, or as a regular expression of either."""
     full = f"{component}.{module}"
     if pattern in (module, full) or module.endswith("." + pattern):
@@ -69,7 +83,7 @@ def _by_list(
             params = {"pattern": pattern, "reason": str(error), "near": usual}
             problems.append(Problem("LS4021", params))
             continue
-        found = {c: [m for m in modules[c] if _matches(pattern, c, m)] for c in matched}
+        found = {c: [m for m in modules[c] if fits(pattern, c, m)] for c in matched}
         if not any(found.values()):
             near = did_you_mean(pattern, leaves, cutoff=50.0) or usual
             problems.append(Problem("LS4022", {"pattern": pattern, "near": near}))
@@ -86,10 +100,12 @@ def match_targets(
     targets: str | Iterable[str],
     *,
     train_text_encoder: bool = False,
+    convolutions: bool = False,
 ) -> dict[str, list[str]]:
     """Component -> names of the modules to adapt, in the model's own order.
 
-    ``modules`` is ``Description.modules``. Raises ProblemsError: LS4020 nothing matched or no such preset,
+    ``modules`` is ``Description.modules``. ``convolutions``: the family's
+    convolutions as well. Raises ProblemsError: LS4020 nothing matched or no such preset,
     LS4021 a broken regular expression, LS4022 an entry that matches nothing.
     """
     components = [sheet.predictor, *(sheet.text_encoders if train_text_encoder else ())]
@@ -101,15 +117,18 @@ def match_targets(
             for c in components
         }
     elif isinstance(preset, str):
-        if not set(preset) & REGEX and not any(
-            _matches(preset, c, m) for c in components for m in modules[c]
-        ):
+        if not set(preset) & REGEX and not any(fits(preset, c, m) for c in components for m in modules[c]):
             near = did_you_mean(preset, sheet.target_presets) or sheet.default_preset
             params = {"preset": preset, "near": near, "known": ", ".join(sheet.target_presets)}
             raise ProblemsError(Problem("LS4023", params))
         matched = _by_list([preset], modules, components)
     else:
         matched = _by_list(preset, modules, components)
+    if convolutions:
+        for component, patterns in sheet.convolutions.items():
+            if component in matched:
+                extra = [m for m in modules[component] if any(re.fullmatch(p, m) for p in patterns)]
+                matched[component] = [*matched[component], *extra]
     ordered = {c: [m for m in modules[c] if m in set(names)] for c, names in matched.items()}
     kept = {component: names for component, names in ordered.items() if names}
     if not kept:

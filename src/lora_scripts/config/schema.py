@@ -172,8 +172,14 @@ class RunConfig(Section):
     lora_alpha: Annotated[Real, Field(gt=0)] | None = None
     lora_dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.0
     target_modules: str | list[str] = "auto"
-    use_rslora: bool = texts(False)
-    use_dora: bool = texts(False)
+    conv_rank: Annotated[Whole, Field(ge=1, le=1024)] | None = pictures(None)
+    conv_alpha: Annotated[Real, Field(gt=0)] | None = pictures(None)
+    rank_pattern: dict[str, Annotated[Whole, Field(ge=1, le=1024)]] = pictures({})
+    lr_pattern: dict[str, Annotated[Real, Field(gt=0, le=1000)]] = pictures({})
+    init_from: PathText | None = pictures(None)
+    clip_skip: Annotated[Whole, Field(ge=1, le=24)] = pictures(1)
+    use_rslora: bool = False
+    use_dora: bool = False
     init_lora_weights: Literal["default", "pissa"] = texts("default")
     train_text_encoder: bool = pictures(False)
 
@@ -249,7 +255,7 @@ class RunConfig(Section):
         return self.batch_size * self.gradient_accumulation_steps
 
 
-WHOLE = frozenset({"components", "columns"})
+WHOLE = frozenset({"components", "columns", "rank_pattern", "lr_pattern"})
 """Keys whose value is a mapping of the user's own names, not a section."""
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lora_scripts.adapters.attach import Adapter
 from lora_scripts.core.problems import Location, Problem, ProblemsError
@@ -29,12 +30,12 @@ class Exported:
     metadata: dict[str, str]
 
 
-def companions(model: Model, adapter: Adapter) -> dict[str, dict[str, str]]:
+def companions_of(family: Any, matched: Mapping[str, list[str]]) -> dict[str, dict[str, str]]:
     """Component -> module that is not adapted -> an adapted one beside it, where clients take both only
     together: they keep them as one weight. A file holds a pair of zeros for each."""
     found: dict[str, dict[str, str]] = {}
-    for component, modules in adapter.matched.items():
-        ends = model.family.sheet.components[component].fused
+    for component, modules in matched.items():
+        ends = family.sheet.components[component].fused
         for module in modules:
             end = next((end for end in ends if module.endswith(end)), None)
             for other in (module.removesuffix(end) + each for each in ends) if end else ():
@@ -43,9 +44,14 @@ def companions(model: Model, adapter: Adapter) -> dict[str, dict[str, str]]:
     return found
 
 
+def companions(model: Model, adapter: Adapter) -> dict[str, dict[str, str]]:
+    return companions_of(model.family, adapter.matched)
+
+
 def lora_tensors(model: Model, adapter: Adapter, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """Kohya name -> tensor: ``.lora_down.weight`` and ``.lora_up.weight`` in ``dtype`` (default float16) and
-    a 0-d float32 ``.alpha``, the same in every layer.
+    a 0-d float32 ``.alpha``, the same in every layer; of a DoRA a float32 ``.dora_scale`` (out, 1), of a
+    convolution (out, 1, 1, 1): the length of each output's weights, which half precision would blur.
 
     A client computes ``alpha / rank * up @ down``; where a layer's own scale differs from that, the rest is
     folded into ``up``. Convolutions stay four-dimensional. Raises ProblemsError LS4030 where not all numbers
@@ -66,6 +72,8 @@ def lora_tensors(model: Model, adapter: Adapter, dtype: torch.dtype | None = Non
                 up = up * rest
             name = model.family.names(component, module)
             halves = {f"{name}.lora_down.weight": down.to(kind), f"{name}.lora_up.weight": up.to(kind)}
+            if adapter.spec.dora:
+                halves[f"{name}.dora_scale"] = _lengths(adapter, own)
             if not all(bool(torch.isfinite(half).all()) for half in halves.values()):
                 broken.append(own)
             found |= {key: half.clone() for key, half in halves.items()}
@@ -80,6 +88,11 @@ def lora_tensors(model: Model, adapter: Adapter, dtype: torch.dtype | None = Non
     if broken:
         raise ProblemsError(Problem("LS4030", {"layers": ", ".join(broken[:3])}))
     return found
+
+
+def _lengths(adapter: Adapter, name: str) -> Tensor:
+    ones = [1] * (adapter.parameters[f"{name}.lora_A.weight"].ndim - 1)
+    return adapter.parameters[f"{name}.lora_magnitude_vector"].detach().float().cpu().reshape(-1, *ones)
 
 
 def _rank(adapter: Adapter, name: str) -> int:

@@ -54,7 +54,7 @@ def network_metadata(model: Model, adapter: Adapter, facts: ExportFacts) -> dict
         "ss_network_dim": adapter.spec.rank,
         "ss_network_alpha": adapter.spec.alpha,
         "ss_network_dropout": adapter.spec.dropout or None,
-        "ss_network_args": "{}",
+        "ss_network_args": _json(_network_args(adapter)),
         "ss_output_name": facts.name,
         "ss_sd_model_name": described.source.name,
         "ss_sd_model_hash": legacy_hash(described.source),
@@ -79,7 +79,7 @@ def network_metadata(model: Model, adapter: Adapter, facts: ExportFacts) -> dict
         "ss_max_grad_norm": config.get("max_grad_norm"),
         "ss_seed": config.get("seed"),
         "ss_resolution": f"{width},{height}",
-        "ss_clip_skip": None,
+        "ss_clip_skip": skipped if (skipped := config.get("clip_skip", 1)) > 1 else None,
         "ss_enable_bucket": True,
         "ss_bucket_info": _json({"buckets": dict(facts.buckets)}),
         "ss_tag_frequency": _json(facts.tag_frequency),
@@ -89,6 +89,17 @@ def network_metadata(model: Model, adapter: Adapter, facts: ExportFacts) -> dict
         "ss_training_comment": ", ".join(facts.trigger_words) or None,
     }
     return {name: str(value) for name, value in found.items()}
+
+
+def _network_args(adapter: Adapter) -> dict[str, Any]:
+    """What ``ss_network_dim`` leaves open, as sd-scripts and LyCORIS call it."""
+    spec = adapter.spec
+    found: dict[str, Any] = {}
+    if spec.conv_rank is not None:
+        found |= {"conv_dim": str(spec.conv_rank), "conv_alpha": str(spec.conv_alpha or spec.conv_rank)}
+    if spec.dora:
+        found["dora_wd"] = "True"
+    return found
 
 
 def spec_metadata(model: Model, facts: ExportFacts, body_hash: str) -> dict[str, str]:

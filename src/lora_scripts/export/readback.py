@@ -87,6 +87,10 @@ def read_back(path: Path, model: Model, adapter: Adapter) -> Readback:
     import torch
     from safetensors import safe_open
 
+    if adapter.spec.dora:
+        from .dora_proof import read_back_dora
+
+        return read_back_dora(path, model, adapter)
     family = model.family
     parts = {n: p for n, p in family.sheet.components.items() if p.kohya and n in model.modules}
     copies = {name: shared_copy(part, model.modules[name]) for name, part in parts.items()}
@@ -110,17 +114,30 @@ def read_back(path: Path, model: Model, adapter: Adapter) -> Readback:
         written = handle.get_tensor(first).dtype
     weights = max(_compare_weights(adapter, name, found[name], written) for name in wanted)
 
+    return compared(path, model, adapter, bare, counts, weights)
+
+
+def compared(
+    path: Path, model: Model, adapter: Adapter, read_model: Model, counts: dict[str, int], weights: float
+) -> Readback:
+    """The last step of the proof: one forward pass of the trained model, of the base and of what was read.
+
+    Raises ProblemsError LS4032 where ``weights`` or the outputs differ by more than rounding.
+    """
+    import torch
+
+    family = model.family
     item, draw = probe(model)
     batch = family.collate(model, [item], [draw])
-    modes = {name: model.modules[name].training for name in wanted}
+    modes = {name: model.modules[name].training for name in adapter.matched}
     try:
         with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
-            for name in wanted:
+            for name in modes:
                 model.modules[name].eval()
             trained = family.predict(model, batch).double()
             with disabled(adapter):
                 base = family.predict(model, batch).double()
-            read = family.predict(bare, batch).double()
+            read = family.predict(read_model, batch).double()
     finally:
         for name, mode in modes.items():
             model.modules[name].train(mode)
@@ -130,6 +147,7 @@ def read_back(path: Path, model: Model, adapter: Adapter) -> Readback:
         relative = distance / (effect + 1e-4 * size) if size else distance
     else:
         relative = distance / size if size else distance
+    where = Location(str(path))
     allowed = ALLOWED[str(model.dtype).removeprefix("torch.")]
     for what, value in (("weights", weights), ("output", relative)):
         if not value <= allowed:

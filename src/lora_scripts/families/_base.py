@@ -57,7 +57,8 @@ class Sheet:
     ``predictor``: the component that predicts (a U-Net, a language model). ``target_presets``: preset ->
     component -> regular expressions that match whole module names. Of pictures only: ``tokenizers``, folder
     names of its tokenizers; ``base_versions`` (``ss_base_model_version``) and ``architectures`` (ModelSpec),
-    by prediction type; ``implementation``, whose code the LoRA's names follow (ModelSpec).
+    by prediction type; ``implementation``, whose code the LoRA's names follow (ModelSpec); ``convolutions``,
+    component -> regular expressions of the wider ones, which ``conv_rank`` takes along.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Sheet:
     architectures: Mapping[str, str] = field(default_factory=dict)
     implementation: str = ""
     resolution: int = 0
+    convolutions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def text_encoders(self) -> tuple[str, ...]:

@@ -21,6 +21,10 @@ PRESETS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "attention-mlp": {"unet": (ATTENTION, REST), "text_encoder": (CLIP,)},
     "attention": {"unet": (ATTENTION,), "text_encoder": (CLIP,)},
 }
+CONVOLUTIONS: Mapping[str, tuple[str, ...]] = {
+    "unet": (r"(?:.+\.)?resnets\.\d+\.conv[12]", r"(?:.+\.)?(?:down|up)samplers\.\d+\.conv")
+}
+"""The 3x3 ones that sd-scripts adapts: of ``ResnetBlock2D``, ``Downsample2D`` and ``Upsample2D``."""
 # What a single file does not say: the rest of the published configurations, widths come from the shapes.
 UNET: dict[str, Any] = {
     "act_fn": "silu",

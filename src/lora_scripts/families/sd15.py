@@ -25,6 +25,7 @@ SHEET = Sheet(
     predictor="unet",
     target_presets=shared.PRESETS,
     default_preset="attention-mlp",
+    convolutions=shared.CONVOLUTIONS,
     base_versions={"epsilon": "sd_v1", "v_prediction": "sd_v1_v"},
     architectures={"epsilon": "stable-diffusion-v1/lora", "v_prediction": "stable-diffusion-v1/lora"},
     implementation="diffusers",

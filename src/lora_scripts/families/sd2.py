@@ -32,6 +32,7 @@ SHEET = Sheet(
     predictor="unet",
     target_presets=shared.PRESETS,
     default_preset="attention-mlp",
+    convolutions=shared.CONVOLUTIONS,
     base_versions={"epsilon": "sd_v2", "v_prediction": "sd_v2_v"},
     architectures={
         "epsilon": "stable-diffusion-v2-512/lora",

@@ -97,7 +97,7 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Prepared:
     except ProblemsError as error:
         problems += error.problems
     problems += _fits_family(prepared) + _fits_targets(prepared) + _fits_length(prepared)
-    problems += check_picture_training(config, prepared.description)
+    problems += check_picture_training(config, prepared.family, prepared.description)
     problems[:] = _once(without_repeats(problems))
     return prepared
 
@@ -151,6 +151,7 @@ def _fits_family(prepared: Prepared) -> list[Problem]:
     asked = {
         "text_encoder_training": ("train_text_encoder", config.train_text_encoder),
         "gradient_checkpointing": ("gradient_checkpointing", config.gradient_checkpointing is True),
+        "clip_skip": ("clip_skip", config.clip_skip > 1),
     }
     found = []
     for feature, (key, wanted) in asked.items():

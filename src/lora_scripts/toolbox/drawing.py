@@ -84,13 +84,17 @@ def load_base(base: str | None, choices: list[LoraChoice]) -> ImageModel:
     if family.sheet.task != "image-generation":
         told = {"path": source.name, "kind": family.sheet.title, "command": "lora-scripts chat"}
         raise ProblemsError(Problem("LS4049", told))
-    return cast(ImageFamily, family).load(
+    model = cast(ImageFamily, family).load(
         source,
         device=device,
         dtype=dtype,
         components=said.get("components") or None,
         prediction_type=said.get("prediction_type") or "auto",
     )
+    model.clip_skip = said.get("clip_skip") or 1
+    if said.get("zero_terminal_snr"):
+        model.family.rescale(model)
+    return model
 
 
 def _description(order: Drawing, prompt: str, seed: int, factor: float, choices: list[LoraChoice]) -> str:

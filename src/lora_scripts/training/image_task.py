@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lora_scripts.adapters.attach import Adapter, attach
-from lora_scripts.adapters.spec import AdapterSpec
-from lora_scripts.config.schema import RunConfig
+from lora_scripts.adapters.spec import fits
+from lora_scripts.config.schema import OWN_RATE, RunConfig
 from lora_scripts.core.catalogue import say
 from lora_scripts.core.control import Control
 from lora_scripts.core.events import Emit, Noted
@@ -16,8 +17,10 @@ from lora_scripts.core.paths import RunFolder, cache_folder
 from lora_scripts.core.problems import Problem, ProblemsError
 from lora_scripts.core.seeds import derive_seed
 from lora_scripts.data.sample import Sample
+from lora_scripts.export.earlier import fitted, put_into
 from lora_scripts.families._base import Batch, Draw, ImageDescription, ImageFamily, ImageModel, Item
 from lora_scripts.preflight.checks.dataset import DatasetReport
+from lora_scripts.preflight.checks.picture_training import spec_of
 from lora_scripts.preflight.prepare import Prepared
 
 from . import prediction
@@ -68,7 +71,8 @@ class ImageTask:
             "gradient_checkpointing": config.gradient_checkpointing is True,
         }
         if config.train_text_encoder and config.text_encoder_learning_rate is None:
-            update["text_encoder_learning_rate"] = config.learning_rate * DEFAULT_TEXT_ENCODER_RATE
+            share = 1.0 if config.optimizer in OWN_RATE else DEFAULT_TEXT_ENCODER_RATE
+            update["text_encoder_learning_rate"] = config.learning_rate * share
         return update
 
     def open(self, prepared: Prepared, config: RunConfig, precision: Precision, progress: Progress) -> Opened:
@@ -83,6 +87,7 @@ class ImageTask:
             prediction_type=config.prediction_type,
         )
         model.noise_offset = config.noise_offset
+        model.clip_skip = config.clip_skip
         if config.zero_terminal_snr:
             family.rescale(model)
         progress("base", 1, 1)
@@ -109,14 +114,12 @@ class ImageTask:
         previews = [*config.preview.prompts, config.preview.negative_prompt] if config.preview.prompts else []
         encoded = family.prompts(model, previews) if previews and not trained else []
         _release_idle(model, trained, keep_vae=bool(previews) or config.random_crop)
-        targets = config.target_modules
-        spec = AdapterSpec(
-            rank=config.lora_rank,
-            alpha=config.alpha,
-            dropout=config.lora_dropout,
-            targets=tuple(targets) if isinstance(targets, list) else targets,
-        )
+        spec = spec_of(config)
         adapter = attach(model, spec, train_text_encoder=config.train_text_encoder, seed=config.seed)
+        if config.init_from is not None:
+            path = Path(config.init_from).expanduser()
+            earlier = fitted(path, family, model.description.modules, adapter.matched, spec)
+            put_into(earlier, model, adapter)
         family.set_gradient_checkpointing(model, config.gradient_checkpointing is True)
         held_out = _HeldOut(family, model, stages, dataset.validation, config.validation.timesteps)
         return Opened(
@@ -212,9 +215,17 @@ def _loss_rule(config: RunConfig) -> LossRule:
     )
 
 
-def _groups(config: RunConfig, adapter: Adapter) -> Mapping[str, tuple[Mapping[str, Any], float]]:
-    """Parameter groups with learning rates: the predictor's, and those of text encoders that are trained."""
-    text = {name: p for name, p in adapter.parameters.items() if name.startswith("text_encoder")}
-    rest = {name: p for name, p in adapter.parameters.items() if name not in text}
-    rate = config.text_encoder_learning_rate or config.learning_rate
-    return {"predictor": (rest, config.learning_rate), "text_encoder": (text, rate)}
+def _groups(config: RunConfig, adapter: Adapter) -> dict[str, tuple[dict[str, Any], float]]:
+    """Parameter groups with learning rates: the predictor's, and those of text encoders that are trained;
+    layers with a factor of their own (``lr_pattern``) apart, as ``<group> x<factor>``."""
+    text = config.text_encoder_learning_rate or config.learning_rate
+    rates = {"predictor": config.learning_rate, "text_encoder": text}
+    groups: dict[str, tuple[dict[str, Any], float]] = {group: ({}, rate) for group, rate in rates.items()}
+    for name, parameter in adapter.parameters.items():
+        group = "text_encoder" if name.startswith("text_encoder") else "predictor"
+        component, _, rest = name.partition(".")
+        module = rest.partition(".lora_")[0]
+        factor = next((f for p, f in config.lr_pattern.items() if fits(p, component, module)), 1.0)
+        place = group if factor == 1.0 else f"{group} x{factor:g}"
+        groups.setdefault(place, ({}, rates[group] * factor))[0][name] = parameter
+    return groups

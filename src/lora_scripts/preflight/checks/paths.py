@@ -54,6 +54,8 @@ def _pictures(config: RunConfig) -> list[Problem]:
         problems += _folder("loss_mask", config.loss_mask)
     if config.metadata_path is not None:
         problems += _file("metadata_path", config.metadata_path)
+    if config.init_from is not None:
+        problems += _file("init_from", config.init_from)
     if config.validation.data_dir is not None:
         problems += _folder("validation.data_dir", config.validation.data_dir)
     return problems

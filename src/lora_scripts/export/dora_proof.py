@@ -1,0 +1,70 @@
+"""Proof of a written DoRA. Diffusers leaves its lengths out, so its formula is worked out on the base."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_scripts.adapters.attach import Adapter
+from lora_scripts.core.problems import Location, Problem, ProblemsError
+from lora_scripts.families._base import Model
+from lora_scripts.families._components import shared_copy
+
+from .readback import Readback, compared
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def decomposed(weight: Tensor, up: Tensor, down: Tensor, scale: float, lengths: Tensor) -> Tensor:
+    """``lengths x V / |V|`` with ``V = weight + scale * up @ down``, row by row (Liu et al. 2024, eq. 5);
+    float32, in the weight's shape."""
+    changed = weight.float() + scale * (up.float().flatten(1) @ down.float().flatten(1)).view(weight.shape)
+    ones = [1] * (weight.ndim - 1)
+    norms = changed.flatten(1).norm(dim=1).view(-1, *ones)
+    return changed * (lengths.float().view(-1, *ones) / norms)
+
+
+def read_back_dora(path: Path, model: Model, adapter: Adapter) -> Readback:
+    """Reads ``path`` and puts the weights that it describes into a copy of the base, layer by layer, then
+    compares them and the outputs with the trained model. Nothing about ``model`` changes.
+
+    Raises ProblemsError: LS4031 other layers than were trained, LS4032 another effect.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    family = model.family
+    tensors = load_file(str(path))
+    names = {family.names(c, m): (c, m) for c, modules in adapter.matched.items() for m in modules}
+    found = {name.removesuffix(".dora_scale") for name in tensors if name.endswith(".dora_scale")}
+    if found != set(names):
+        params = {"path": str(path), "found": len(found), "expected": len(names)}
+        raise ProblemsError(Problem("LS4031", params, Location(str(path))))
+    parts = {n: p for n, p in family.sheet.components.items() if p.kohya and n in model.modules}
+    copies = {name: shared_copy(part, model.modules[name]) for name, part in parts.items()}
+    family.tune(copies[family.sheet.predictor], model.device, model.dtype)
+    worst = 0.0
+    for name, (component, module) in names.items():
+        layer: Any = copies[component].get_submodule(module)
+        base = layer.weight.detach()
+        down, up, lengths, alpha = (
+            tensors[f"{name}.{end}"].to(base.device)
+            for end in ("lora_down.weight", "lora_up.weight", "dora_scale", "alpha")
+        )
+        read = decomposed(base, up, down, float(alpha) / down.shape[0], lengths)
+        own = _trained(adapter, f"{component}.{module}", base, up.dtype)
+        effect = float((own - base.float()).norm()) + 1e-4 * float(base.float().norm())
+        worst = max(worst, float((read - own).norm()) / effect if effect else 0.0)
+        layer.weight = torch.nn.Parameter(read.to(base.dtype), requires_grad=False)
+    read_model = dataclasses.replace(model, modules=copies)
+    counts = {name: len(modules) for name, modules in adapter.matched.items()}
+    return compared(path, model, adapter, read_model, counts, worst)
+
+
+def _trained(adapter: Adapter, name: str, base: Tensor, written: Any) -> Tensor:
+    """The weight that the layer works with, its matrices rounded as the file has them."""
+    down, up = (adapter.parameters[f"{name}.lora_{half}.weight"].detach() for half in "AB")
+    lengths = adapter.parameters[f"{name}.lora_magnitude_vector"].detach().flatten()
+    return decomposed(base, up.to(written), down.to(written), adapter.scale_of(name), lengths)
