@@ -1,8 +1,8 @@
 """The command line: one file per command, imported when it is asked for.
 
-A command ``name`` is the function of that name in ``cli/<name>.py``; its one-line help is the sentence
-``cli.<name>`` of the catalogue. A command module imports typer and ``core`` only, and the heavy rooms inside
-its function, so that ``--help`` stays light.
+A command ``name`` is the function of that name (``_`` for ``-``) in ``cli/<name>.py``; its one-line help is
+the sentence ``cli.<name>`` of the catalogue. A command module imports typer and ``core`` only, and the heavy
+rooms inside its function, so that ``--help`` stays light.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ COMMANDS = (
     "inspect",
     "merge",
     "export",
+    "import-config",
     "explain",
     "schema",
     "logs",
@@ -56,7 +57,8 @@ class _Commands(MutableMapping[str, Any]):
         if name not in self._loaded:
             if name not in COMMANDS:
                 raise KeyError(name)
-            function = getattr(import_module(f"lora_scripts.cli.{name}"), name)
+            own = name.replace("-", "_")
+            function = getattr(import_module(f"lora_scripts.cli.{own}"), own)
             info = CommandInfo(name, callback=function, help=say(f"cli.{name}"), no_args_is_help=False)
             self._loaded[name] = get_command_from_info(
                 info, pretty_exceptions_short=True, rich_markup_mode="rich"
