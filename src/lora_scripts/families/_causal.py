@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_scripts.core.catalogue import say
-
 from . import _language_loading as loading
 from ._base import Batch, Draw, Item, Sheet, TextDescription, TextModel
 from ._source import Source
@@ -247,10 +245,3 @@ def _row_states(model: Any, rows: Sequence[Tensor], *, packing: bool) -> list[Te
     with torch.no_grad():
         states = _states(model, batch)
     return list(states[0].split([len(row) for row in rows])) if packing else [states[0]]
-
-
-def notes(model: Any) -> list[str]:
-    """What a user should know about how the base was loaded, in their language."""
-    if model.description.source.kind != "gguf":
-        return []
-    return [say("text.gguf", dtype=str(model.dtype).removeprefix("torch."))]
