@@ -125,3 +125,18 @@ def test_the_card_says_how_to_use_it(written, facts):
     assert "secret" not in text
     use_language("zh")
     assert "使用方法" in card_text(model, adapter, facts)
+
+
+@pytest.mark.parametrize("options", [{}, {"rslora": True}])
+def test_what_has_learnt_next_to_nothing_is_proven_too(tmp_path, load, facts, options):
+    """So little that half precision keeps only some bits of it, as after a few steps of Prodigy."""
+    model, adapter = load(**options)
+    with torch.no_grad():
+        for name, parameter in adapter.parameters.items():
+            if ".lora_B." in name:
+                parameter.mul_(3e-6 / 0.05)
+    done = export_lora(tmp_path / "x.safetensors", model, adapter, facts)
+    before = {name: parameter.clone() for name, parameter in adapter.parameters.items()}
+    proof = read_back(done.path, model, adapter)
+    assert proof.weights < 1e-2
+    assert all(torch.equal(before[name], parameter) for name, parameter in adapter.parameters.items())

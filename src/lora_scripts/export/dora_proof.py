@@ -11,7 +11,7 @@ from lora_scripts.core.problems import Location, Problem, ProblemsError
 from lora_scripts.families._base import Model
 from lora_scripts.families._components import shared_copy
 
-from .readback import Readback, compared
+from .readback import Readback, as_written, compared
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +45,7 @@ def read_back_dora(path: Path, model: Model, adapter: Adapter) -> Readback:
     parts = {n: p for n, p in family.sheet.components.items() if p.kohya and n in model.modules}
     copies = {name: shared_copy(part, model.modules[name]) for name, part in parts.items()}
     family.tune(copies[family.sheet.predictor], model.device, model.dtype)
-    worst = 0.0
+    worst, written = 0.0, next(t.dtype for name, t in tensors.items() if name.endswith(".lora_up.weight"))
     for name, (component, module) in names.items():
         layer: Any = copies[component].get_submodule(module)
         base = layer.weight.detach()
@@ -54,17 +54,17 @@ def read_back_dora(path: Path, model: Model, adapter: Adapter) -> Readback:
             for end in ("lora_down.weight", "lora_up.weight", "dora_scale", "alpha")
         )
         read = decomposed(base, up, down, float(alpha) / down.shape[0], lengths)
-        own = _trained(adapter, f"{component}.{module}", base, up.dtype)
+        own = _trained(adapter, f"{component}.{module}", base, written)
         effect = float((own - base.float()).norm()) + 1e-4 * float(base.float().norm())
         worst = max(worst, float((read - own).norm()) / effect if effect else 0.0)
         layer.weight = torch.nn.Parameter(read.to(base.dtype), requires_grad=False)
     read_model = dataclasses.replace(model, modules=copies)
     counts = {name: len(modules) for name, modules in adapter.matched.items()}
-    return compared(path, model, adapter, read_model, counts, worst)
+    return compared(path, model, adapter, read_model, counts, worst, written)
 
 
 def _trained(adapter: Adapter, name: str, base: Tensor, written: Any) -> Tensor:
     """The weight that the layer works with, its matrices rounded as the file has them."""
-    down, up = (adapter.parameters[f"{name}.lora_{half}.weight"].detach() for half in "AB")
+    down, up = as_written(adapter, name, written)
     lengths = adapter.parameters[f"{name}.lora_magnitude_vector"].detach().flatten()
-    return decomposed(base, up.to(written), down.to(written), adapter.scale_of(name), lengths)
+    return decomposed(base, up, down, adapter.scale_of(name), lengths)

@@ -67,9 +67,7 @@ def lora_tensors(model: Model, adapter: Adapter, dtype: torch.dtype | None = Non
             own = f"{component}.{module}"
             down = adapter.parameters[f"{own}.lora_A.weight"].detach().float().cpu()
             up = adapter.parameters[f"{own}.lora_B.weight"].detach().float().cpu()
-            rest = adapter.scale_of(own) / (adapter.spec.alpha / down.shape[0])
-            if abs(rest - 1.0) > 1e-9:
-                up = up * rest
+            up = up * folded(adapter, own)
             name = model.family.names(component, module)
             halves = {f"{name}.lora_down.weight": down.to(kind), f"{name}.lora_up.weight": up.to(kind)}
             if adapter.spec.dora:
@@ -88,6 +86,12 @@ def lora_tensors(model: Model, adapter: Adapter, dtype: torch.dtype | None = Non
     if broken:
         raise ProblemsError(Problem("LS4030", {"layers": ", ".join(broken[:3])}))
     return found
+
+
+def folded(adapter: Adapter, name: str) -> float:
+    """What of a layer's scale a client does not find in ``alpha / rank`` and so has to be in ``up``."""
+    rest = adapter.scale_of(name) / (adapter.spec.alpha / _rank(adapter, name))
+    return rest if abs(rest - 1.0) > 1e-9 else 1.0
 
 
 def _lengths(adapter: Adapter, name: str) -> Tensor:
