@@ -22,7 +22,7 @@ Q = "down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 
 
 def kohya(
-    path, *, alpha=(4.0,), te="lora_te_text_model_encoder_layers_0_self_attn_q_proj", width=768, **metadata
+    path, *, alpha=(4.0,), te="lora_te_text_model_encoder_layers_0_self_attn_out_proj", width=768, **metadata
 ):
     tensors = {}
     for number, name in enumerate((f"lora_unet_{Q}", te)):
@@ -79,6 +79,8 @@ def test_traps_that_clients_are_silent_about_are_named(tmp_path):
     assert answers(kohya(path, alpha=(4.0, 2.0)))["Diffusers"] == "part"
     assert answers(kohya(path, alpha=(4.0,)))["Diffusers"] == "part"
     assert answers(kohya(path, alpha=()))["Diffusers"] == "yes"
+    lonely = answers(kohya(path, alpha=(4.0, 4.0), te="lora_te_text_model_encoder_layers_0_self_attn_q_proj"))
+    assert (lonely["Diffusers"], lonely["ComfyUI"]) == ("no", "yes")
     te1 = answers(kohya(path, alpha=(4.0, 4.0), te="lora_te1_text_model_encoder_layers_0_mlp_fc1"))
     assert (te1["sd-scripts"], te1["A1111 WebUI"]) == ("part", "yes")
     bare = answers(kohya(path, alpha=(4.0, 4.0), te="lora_te_encoder_layers_0_mlp_fc1"))
@@ -107,8 +109,8 @@ def test_a_lora_of_the_demonstration_base_is_for_no_webui(tmp_path):
         ("sd15_old_processor_layout.safetensors", "lora", "diffusers_processor", 128),
         ("sd15_pti_layout.safetensors", "lora", "pti", 192),
         ("peft_gpt2/adapter_model.safetensors", "lora", "peft", 12),
-        ("sd15_textual_inversion.safetensors", "embedding", None, 0),
-        ("sdxl_token_embeddings.pti", "embedding", None, 0),
+        ("sd15_textual_inversion.safetensors", "embedding", "word", 1),
+        ("sdxl_token_embeddings.pti", "embedding", "parts", 4),
     ],
 )
 def test_files_of_the_wild_are_named(name, kind, layout, modules):

@@ -39,6 +39,8 @@ def report_lines(report: Report) -> list[str]:
     lines = [say("inspect.what", path=report.path, kind=kind, size=size, dtypes=", ".join(report.dtypes))]
     if report.kind == "lora":
         lines += _lora_lines(report)
+    if report.kind == "embedding":
+        lines += _embedding_lines(report)
     if report.config is not None:
         lines.append(say("inspect.has_config", path=report.path))
     return lines
@@ -58,7 +60,21 @@ def _lora_lines(report: Report) -> list[str]:
     if report.trigger_words:
         lines.append(say("inspect.trigger", words=report.trigger_words))
     lines += [say(f"inspect.fact.{name}", value=value) for name, value in report.facts.items()]
-    lines.append(say("inspect.clients"))
+    return lines + _client_lines(report)
+
+
+def _embedding_lines(report: Report) -> list[str]:
+    from lora_scripts.families._signatures import title
+
+    base = title(report.base) or say("model.kind.unknown")
+    named = ", ".join(f"{name}: {count}" for name, count in sorted(report.modules.items()))
+    layout = say(f"inspect.embedding.{report.layout}")
+    lines = [say("inspect.base", base=base, layout=layout), say("inspect.vectors", vectors=named)]
+    return lines + _client_lines(report)
+
+
+def _client_lines(report: Report) -> list[str]:
+    lines = [say("inspect.clients")]
     for client, verdict in report.clients.items():
         reason = f" ({say(verdict.reason)})" if verdict.reason else ""
         lines.append(f"  {client}: {say(f'inspect.answer.{verdict.answer}')}{reason}")

@@ -6,7 +6,7 @@ Settled by running or reading Diffusers 0.42, ComfyUI 0.3.64, the A1111 WebUI 1.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,7 +32,6 @@ def _all(verdict: Verdict, names: Collection[str] = CLIENTS) -> dict[str, Verdic
 
 def _by_layout(layout: str | None, base: str | None) -> dict[str, Verdict]:
     """The verdicts that the naming of the keys alone decides."""
-    webuis = CLIENTS[1:]
     if layout == "kohya" or (layout == "kohya_ldm" and base == "sdxl"):
         return _all(YES)
     if layout == "kohya_ldm":
@@ -45,14 +44,19 @@ def _by_layout(layout: str | None, base: str | None) -> dict[str, Verdict]:
         part = Verdict("part", "inspect.client.attention_lost")
         return _all(none) | {"Diffusers": YES, "ComfyUI": part}
     if layout == "diffusers_processor":
-        return _all(Verdict("unknown"), webuis) | {
-            "Diffusers": Verdict("no", "inspect.client.processor_names")
-        }
+        none = Verdict("no", "inspect.client.diffusers_names")
+        refused = Verdict("no", "inspect.client.processor_names")
+        return _all(YES) | {"Diffusers": refused, "A1111 WebUI": none, "sd-scripts": none}
     if layout == "pti":
         return _all(Verdict("no", "inspect.client.pti_names"))
     if layout == "peft":
         return _all(Verdict("no", "inspect.client.language_model"))
     return _all(Verdict("unknown"))
+
+
+def _attention_only(names: Iterable[str]) -> bool:
+    """Whether all layers are those that ComfyUI looks for under ``.processor.`` and nowhere else."""
+    return all(".to_" in name for name in names)
 
 
 def verdicts(
@@ -77,6 +81,8 @@ def verdicts(
             changes.append((CLIENTS[1:], Verdict("part", "inspect.client.text_model")))
         elif base == "sd15" and any(name.startswith("lora_te1_") for name in text):
             changes.append((("sd-scripts",), Verdict("part", "inspect.client.te1")))
+    if layout == "diffusers" and base not in ("flux", "sd3") and _attention_only(names):
+        found["ComfyUI"] = Verdict("no", "inspect.client.attention_only")
     if any(name.endswith(".dora_scale") for name in names):
         changes.append((("Diffusers", "sd-scripts"), Verdict("part", "inspect.client.dora")))
     for clients, verdict in changes:

@@ -15,6 +15,7 @@ from lora_scripts.families._header import Header, read_header
 from lora_scripts.families._signatures import signature, title
 
 from .clients import Verdict, verdicts
+from .embeddings import embedding_base, embedding_layout, embedding_verdicts, vectors
 from .text_clients import is_text_adapter, settings_beside, text_verdicts
 
 VERSIONS = {
@@ -39,9 +40,10 @@ FACTS = {
 @dataclass(frozen=True)
 class Report:
     """``kind``: a key of the signatures (``lora``, ``sd15``, ``vae`` ...). ``layout``: how a LoRA's keys are
-    named.
+    named, or an embedding's.
 
-    ``base``: the kind of base that a LoRA is for. ``modules``: component prefix -> adapted modules.
+    ``base``: the kind of base that a LoRA is for. ``modules``: component prefix -> adapted modules; of an
+    embedding, word -> vectors.
     ``clients``: program -> verdict. ``config``: the configuration in the header, if lora-scripts made the
     file.
     """
@@ -99,6 +101,8 @@ def _modules(names: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]
 def _component(module: str) -> str:
     if match := re.match(r"^(lora_(?:unet|te\d?|transformer))_", module):
         return match[1]
+    if re.match(r"(down|mid|up)_blocks?\.", module):
+        return "unet"
     return re.split(r"[.:]", module)[0] if not module.startswith("base_model.model.") else "base_model"
 
 
@@ -112,7 +116,11 @@ def _base(header: Header, modules: Mapping[str, tuple[int, ...]]) -> str | None:
     if any("joint_blocks" in name or "add_k_proj" in name for name in modules):
         return "sd3"
     wide = (s[1] for n, s in modules.items() if re.search(r"attn2[._](processor[._])?to_k", n) and len(s) > 1)
-    return WIDTHS.get(next(wide, 0))
+    if found := WIDTHS.get(next(wide, 0)):
+        return found
+    # numbered layers do not say which they are, but only keys and values of text have the text's width
+    numbered = {s[1] for n, s in modules.items() if n.startswith("unet:") and len(s) > 1}
+    return next((kind for width, kind in WIDTHS.items() if width in numbered), None)
 
 
 def _alphas(header: Header) -> tuple[float, ...]:
@@ -152,6 +160,14 @@ def inspect_file(path: Path) -> Report:
         "name": header.metadata.get("ss_output_name") or header.metadata.get("modelspec.title"),
         "config": _config(header),
     }
+    if kind == "embedding":
+        return Report(
+            **plain,
+            layout=embedding_layout(header),
+            base=embedding_base(header),
+            modules=vectors(header),
+            clients=embedding_verdicts(header),
+        )
     if kind != "lora":
         return Report(**plain)
     modules = _modules(header.shapes)
@@ -192,7 +208,11 @@ def _text_report(plain: dict[str, Any], header: Header, modules: Mapping[str, tu
         ranks=tuple(sorted(ranks)),
         alphas=(float(alpha),) if alpha is not None else (),
         modules=counts,
-        facts={"base_model": str(base)} if base else {},
+        facts={
+            name: str(value)
+            for name, value in (("base_model", base), ("task", told.get("task_type")))
+            if value
+        },
         clients=text_verdicts(header, settings),
     )
 

@@ -75,6 +75,8 @@ def text_verdicts(header: Header, settings: Mapping[str, Any] | None) -> dict[st
             ("vLLM", Verdict("no", "inspect.text.merge")),
             ("llama.cpp", Verdict("no", "inspect.text.merge")),
         ]
+    if any(".lora_" not in name and "modules_to_save" not in name for name in header.shapes):
+        changes += [(client, Verdict("no", "inspect.text.head")) for client in ("vLLM", "llama.cpp")]
     if any(NAMED.search(name) for name in header.shapes):
         changes += [(client, Verdict("no", "inspect.text.names")) for client in TEXT_CLIENTS]
     elif not all(name.startswith(PREFIX) for name in header.shapes):
