@@ -122,6 +122,28 @@ def test_the_header_tells_clients_what_the_file_is(tmp_path, load, facts):
     assert not [n for n in found if "time" in n or "date" in n or "session" in n or n.endswith("_at")]
 
 
+def test_the_header_says_how_errors_were_counted_only_where_it_was_not_as_usual(tmp_path, load, facts):
+    import dataclasses
+
+    model, adapter = load()
+    plain = metadata_of(export_lora(tmp_path / "a.safetensors", model, adapter, facts).path)
+    assert not [name for name in plain if "snr" in name or "huber" in name or "offset" in name]
+    config = {
+        **facts.config,
+        "min_snr_gamma": 5.0,
+        "noise_offset": 0.05,
+        "loss_type": "huber",
+        "huber_c": 0.2,
+    }
+    told = dataclasses.replace(facts, config={**config, "huber_schedule": "snr", "clip_skip": 2})
+    found = metadata_of(export_lora(tmp_path / "b.safetensors", model, adapter, told).path)
+    assert {name: found[name] for name in found.keys() - plain.keys()} == {
+        "ss_min_snr_gamma": "5.0", "ss_noise_offset": "0.05", "ss_loss_type": "huber", "ss_huber_c": "0.2",
+        "ss_huber_schedule": "snr",
+    }  # fmt: skip
+    assert (plain["ss_clip_skip"], found["ss_clip_skip"]) == ("None", "2")
+
+
 def sd_scripts_hashes(data: bytes) -> tuple[str, str]:
     """addnet_hash_safetensors and addnet_hash_legacy of sd-scripts over a whole file's bytes."""
     start = 8 + int.from_bytes(data[:8], "little")

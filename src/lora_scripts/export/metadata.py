@@ -88,7 +88,21 @@ def network_metadata(model: Model, adapter: Adapter, facts: ExportFacts) -> dict
         ),
         "ss_training_comment": ", ".join(facts.trigger_words) or None,
     }
+    found |= _losses(config)
     return {name: str(value) for name, value in found.items()}
+
+
+def _losses(config: Mapping[str, Any]) -> dict[str, Any]:
+    """How the error was counted, under sd-scripts' names; only what was not as usual."""
+    used = {
+        "ss_min_snr_gamma": config.get("min_snr_gamma"),
+        "ss_debiased_estimation": config.get("debiased_estimation_loss"),
+        "ss_noise_offset": config.get("noise_offset"),
+        "ss_zero_terminal_snr": config.get("zero_terminal_snr"),
+    }
+    if config.get("loss_type", "l2") != "l2":
+        used |= {f"ss_{key}": config.get(key) for key in ("loss_type", "huber_c", "huber_schedule")}
+    return {name: value for name, value in used.items() if value}
 
 
 def _network_args(adapter: Adapter) -> dict[str, Any]:
