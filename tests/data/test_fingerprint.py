@@ -13,8 +13,10 @@ from lora_scripts.core.problems import Location
 from lora_scripts.data.buckets import place
 from lora_scripts.data.fingerprint import differences, fingerprint, summary
 from lora_scripts.data.manifest import Example
+from lora_scripts.data.masks import Mask
 from lora_scripts.data.pixels import Picture
-from lora_scripts.data.sample import Sample, samples_of
+from lora_scripts.data.sample import Handling, Sample, samples_of
+from lora_scripts.data.wording import Wording
 
 
 def sample(name: str, digest: str, caption: str = "x") -> Sample:
@@ -84,3 +86,27 @@ def test_the_differences_are_said_in_both_languages(language: str, words: str) -
 def test_samples_come_in_the_order_of_names_whatever_the_rows_say() -> None:
     pairs = [(each.example, each.picture) for each in (C, A, B)]
     assert [each.name for each in samples_of(pairs, resolution=64, step=8)] == ["a.png", "b.png", "猫.png"]
+
+
+def test_what_is_done_to_a_picture_counts_too() -> None:
+    plain = fingerprint([A, B])
+    others = [
+        replace(A, repeats=3),
+        replace(A, handling=Handling(wording=Wording(shuffle=True))),
+        replace(A, handling=Handling(wording=Wording(shuffle=True, keep=1))),
+        replace(A, handling=Handling(wording=Wording(dropout=0.1))),
+        replace(A, handling=Handling(regularization=True, weight=0.5)),
+        replace(A, mask=Mask("alpha", A.picture.path, "1")),
+        replace(A, mask=Mask("file", A.picture.path, "2")),
+    ]
+    values = [fingerprint([other, B]) for other in others]
+    assert len({plain["sha256"], *(value["sha256"] for value in values)}) == len(others) + 1
+    for value in values:
+        found = differences(plain, value)
+        assert found.handled == ("a.png",)
+        assert bool(found)
+        assert len(found.lines()) == 1
+
+
+def test_times_and_sizes_of_one_picture_are_one_entry() -> None:
+    assert fingerprint([A, replace(A, repeat=1), replace(A, size=1)]) == fingerprint([A])

@@ -18,6 +18,7 @@ from lora_scripts.core.problems import Location, errors
 from lora_scripts.data.images import decode, examine
 from lora_scripts.data.manifest import Example
 from lora_scripts.data.pixels import MAX_PIXELS, BadPicture, open_picture
+from tests.data.icc import grey, inks
 
 
 def colour(path: Path, background: str = "white", at: tuple[int, int] = (4, 4)) -> tuple[int, ...]:
@@ -138,6 +139,39 @@ def test_cmyk_without_a_profile_is_converted_and_noted(tmp_path: Path) -> None:
     assert red > 240
     assert green < 20
     assert open_picture(path)[1].notes == ("LS2063",)
+
+
+def test_cmyk_goes_through_its_own_inks(tmp_path: Path) -> None:
+    path = tmp_path / "print.jpg"
+    cyan = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
+    cyan.save(path, quality=100, icc_profile=inks((128, 200, 180)))
+    red, green, blue = colour(path)
+    assert red > green + 50, "the first ink is a red here; the plain formula makes it cyan"
+    assert red > blue + 50
+    assert open_picture(path)[1].notes == ()
+
+
+@pytest.mark.parametrize(("gamma", "value", "shown"), [(1.0, 128, 188), (2.2, 128, 129), (1.8, 100, 119)])
+def test_grey_goes_through_its_own_curve(tmp_path: Path, gamma: float, value: int, shown: int) -> None:
+    """Expected: light = (value / 255) ^ gamma, seen through sRGB's curve (IEC 61966-2-1)."""
+    path = tmp_path / "grey.png"
+    Image.new("L", (16, 16), value).save(path, icc_profile=grey(gamma))
+    light = (value / 255) ** gamma
+    computed = 255 * (1.055 * light ** (1 / 2.4) - 0.055)
+    assert computed == pytest.approx(shown, abs=1)
+    assert colour(path) == pytest.approx((shown,) * 3, abs=1)
+
+
+@pytest.mark.parametrize("kind", ["sRGB", "CMYK", "broken"])
+def test_a_profile_that_does_not_fit_grey_changes_nothing(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "grey.png"
+    profiles = {
+        "sRGB": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
+        "CMYK": inks((128, 128, 128)),
+        "broken": b"no profile at all",
+    }
+    Image.new("L", (16, 16), 90).save(path, icc_profile=profiles[kind])
+    assert colour(path) == (90, 90, 90)
 
 
 def test_a_profile_that_does_not_fit_cmyk_is_passed_over(tmp_path: Path) -> None:
@@ -313,6 +347,22 @@ def test_nothing_left_is_an_error_even_when_skipping(tmp_path: Path) -> None:
     path.touch()
     problems = examine([example(path)], on_bad="skip")[1]
     assert [p.code for p in errors(problems)] == ["LS2060"]
+
+
+def test_animations_are_left_out_on_request(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (16, 16), name) for name in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "b.png")
+    examples = [
+        Example({"image": tmp_path / name, "name": name, "caption": "x"}, Location("metadata.csv", 1))
+        for name in ("a.gif", "b.png")
+    ]
+    good, problems = examine(examples, on_animation="skip")
+    assert [example.fields["name"] for example, _ in good] == ["b.png"]
+    assert [(p.code, p.severity, p.params["names"]) for p in problems] == [("LS2411", "warning", "a.gif")]
+    good, problems = examine(examples)
+    assert len(good) == 2
+    assert [p.code for p in problems] == ["LS2062"]
 
 
 def test_the_same_picture_under_two_names_is_noticed(tmp_path: Path) -> None:

@@ -108,8 +108,10 @@ class Wording:
         return tags[: self.keep], tags[self.keep :], []
 
     def _around(self, caption: str) -> str:
-        parts = (clean(self.prefix), caption, clean(self.suffix))
-        text = " ".join(part for part in parts if part) if self.prefix or self.suffix else caption
+        before, behind = clean(self.prefix), clean(self.suffix)
+        text = f"{before} {caption}".strip() if before else caption
+        if behind:
+            text = f"{text}{'' if behind.startswith((',', '，')) else ' '}{behind}".strip()
         return with_trigger(text, self.trigger)
 
 
