@@ -48,7 +48,8 @@ TEXTS = (
     "def add(a, b):\n    return a + b  # 1234567\n",
     "It's 3.14,  isn't it?\n\n  Naïve café 🙂 DON'T",
 )
-SMALL = 1e-3
+SMALL = 1e-2
+"""Wrong rows or scales differ by one and more; llama.cpp's GELU is a table in half precision (Gemma: 3e-3)."""
 WORDS = 4000
 """How many of the likeliest next words are compared."""
 RUN = """
@@ -69,8 +70,9 @@ for prompt in order["prompts"]:
     r = server.handle_completions({"prompt": prompt, "n_predict": 1, "n_probs": order["words"],
         "temperature": 0.0, "cache_prompt": False, "ignore_eos": True})
     r = json.loads(r) if isinstance(r, str) else r
-    top = r["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
-    found.append({"tokens": r["usage"]["prompt_tokens"], "top": {t["id"]: t["logprob"] for t in top}})
+    told = r["choices"][0].get("logprobs") or {"content": [{"top_logprobs": []}]}
+    top = {t["id"]: t["logprob"] for t in told["content"][0]["top_logprobs"]}
+    found.append({"tokens": r["usage"]["prompt_tokens"], "top": top})
 json.dump(found, open(sys.argv[2], "w"))
 """
 
@@ -156,7 +158,8 @@ def llama_says(python: str, model: Path, lora: Path | None, prompts: list[Any], 
 
 
 def furthest(said: Any, wanted: torch.Tensor) -> float:
-    """The largest difference of log-probabilities over the words that a prompt gives 1e-6 or more."""
+    """The largest difference of log-probabilities over the words that a prompt gives 1e-6 or more. A prompt
+    after which llama.cpp says half a character has no figures."""
     expected = wanted.double().log_softmax(1)
     worst = 0.0
     for answer, row in zip(said, expected, strict=True):
@@ -240,11 +243,11 @@ def report(kind: str, peers: Path | None, python: str | None) -> bool:
                         continue
                     counts = [answer["tokens"] for answer in said]
                     off = furthest(said, wanted)
-                    told = (
-                        f"log-probabilities differ by {off:.2g}, tokens {counts}, ours {list(map(len, ids))}"
-                    )
+                    heard = sum(bool(answer["top"]) for answer in said)
+                    told = f"log-probabilities after {heard} prompts differ by {off:.2g}"
+                    told += f", tokens {counts}, ours {list(map(len, ids))}"
                     print(f"  llama.cpp, {name}, {how}: {told}", flush=True)
-                    fine &= off < SMALL
+                    fine &= off < SMALL and heard > 0 and counts == list(map(len, ids))
         print(f"  vLLM's reader: {by_vllm(vllm, lora) if vllm else 'absent'}")
     return fine
 
