@@ -49,7 +49,7 @@ TEXTS = (
     "It's 3.14,  isn't it?\n\n  Naïve café 🙂 DON'T",
 )
 SMALL = 1e-2
-"""Wrong rows or scales differ by one and more; llama.cpp's GELU is a table in half precision (Gemma: 3e-3)."""
+"""Wrong rows or scales make one and more; llama.cpp's GELU is a table in half precision (Gemma: 3e-3)."""
 WORDS = 4000
 """How many of the likeliest next words are compared."""
 RUN = """
