@@ -8,7 +8,7 @@ switching off are its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from weakref import ref
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+MADE_FROM = "lora_scripts_made_from"
+"""Attribute of a tensor: its version, how to make it again, and from which tensors."""
 STEPS = 1 << 16
 """Into how many steps the probability of dropout is rounded."""
 
@@ -92,8 +94,24 @@ def linear(
 
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-    result: Tensor = _function().apply(_cast(x, dtype), weight, bias, first, second, *start, scale, dropout)
+    recipe = _recipe(x) if x.dtype == dtype else (None, ())
+    result: Tensor = _function().apply(
+        _cast(x, dtype), weight, bias, first, second, *start, scale, dropout, *recipe
+    )
     return result
+
+
+def made_from(x: Tensor, way: Callable[..., Tensor], *sources: Tensor) -> Tensor:
+    """Notes on ``x`` that ``way(*sources)`` makes it again, bit for bit, and returns it. A lean layer that it
+    is fed to keeps the sources in its stead: worth it where something else keeps them anyway."""
+    setattr(x, MADE_FROM, (x._version, way, tuple(source.detach() for source in sources)))
+    return x
+
+
+def _recipe(x: Tensor) -> tuple[Callable[..., Tensor] | None, tuple[Tensor, ...]]:
+    """How to make ``x`` again and from what; one that was written to since is not what it was made as."""
+    version, way, sources = getattr(x, MADE_FROM, (None, None, ()))
+    return (way, sources) if way is not None and version == x._version else (None, ())
 
 
 _LAST_CAST: dict[str, Any] = {}
@@ -148,6 +166,8 @@ def _function() -> Any:
             second0: Tensor | None,
             scale: float,
             dropout: float,
+            way: Callable[..., Tensor] | None,
+            sources: tuple[Tensor, ...],
         ) -> Tensor:
             rows, dtype = x.reshape(-1, x.shape[-1]), x.dtype
             with torch.autocast(x.device.type, enabled=False):
@@ -166,7 +186,8 @@ def _function() -> Any:
                     narrow = torch.cat([narrow, rows @ a0.T], dim=1)
                     a = torch.cat([a, a0])
                 out.addmm_(narrow, b.T, alpha=scale)
-            ctx.save_for_backward(rows, narrow, weight, a, b)
+            ctx.way = way
+            ctx.save_for_backward(narrow, weight, a, b, *(sources if way else (rows,)))
             ctx.scale, ctx.dropout, ctx.rank = scale, dropout, first.shape[0]
             ctx.shape, ctx.dtypes = x.shape, (first.dtype, second.dtype)
             return out.view(*x.shape[:-1], out.shape[-1])
@@ -174,9 +195,11 @@ def _function() -> Any:
         @staticmethod
         @torch.autograd.function.once_differentiable
         def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-            rows, narrow, weight, a, b = ctx.saved_tensors
+            narrow, weight, a, b, *sources = ctx.saved_tensors
             rank, dropout = ctx.rank, ctx.dropout
             grad = grad.reshape(-1, grad.shape[-1])
+            made = ctx.way(*sources) if ctx.way else sources[0]
+            rows = made.reshape(-1, made.shape[-1])
             d_x = d_first = d_second = None
             with torch.autocast(grad.device.type, enabled=False):
                 inner = (grad @ b).mul_(ctx.scale)
@@ -198,6 +221,6 @@ def _function() -> Any:
                     # in this order the product is the faster one, and its transpose is free
                     turned = narrow[:, :rank].T @ grad
                     d_second = turned.to(ctx.dtypes[1]).mul_(ctx.scale).T
-            return d_x, None, None, d_first, d_second, None, None, None, None
+            return d_x, None, None, d_first, d_second, *[None] * 6
 
     return LeanFunction

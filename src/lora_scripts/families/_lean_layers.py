@@ -11,6 +11,8 @@ from functools import lru_cache, partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from lora_scripts.adapters.lean import made_from
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -58,7 +60,8 @@ def _gated_forward(layer: Any) -> Callable[..., Tensor] | None:
         return None
 
     def forward(self: Any, x: Tensor) -> Tensor:
-        return self.down_proj(_gate()(self.gate_proj(x), self.up_proj(x)))
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        return self.down_proj(made_from(_gate()(gate, up), _gated, gate, up))
 
     return forward if _gives_the_same(layer, forward, getattr(layer.up_proj, "in_features", 0)) else None
 
@@ -113,6 +116,12 @@ def _rms_norm() -> Any:
     return RmsNorm.apply
 
 
+def _gated(gate: Tensor, up: Tensor) -> Tensor:
+    from torch.nn.functional import silu
+
+    return silu(gate).mul_(up)
+
+
 @lru_cache
 def _gate() -> Any:
     import torch
@@ -124,7 +133,7 @@ def _gate() -> Any:
         @staticmethod
         def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
             ctx.save_for_backward(gate, up)
-            return silu(gate).mul_(up)
+            return _gated(gate, up)
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor) -> Any:
