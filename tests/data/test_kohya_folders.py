@@ -115,3 +115,17 @@ def test_one_file_in_gbk_is_said_as_before(folder: Path) -> None:
     draw(folder, "3_city/a.png")
     (folder / "3_city" / "a.txt").write_bytes("赛博朋克城市".encode("gbk"))
     assert codes(read_pictures(folder)) == ["LS2011"]
+
+
+def test_a_json_list_is_named_once_and_not_line_by_line(folder: Path) -> None:
+    draw(folder, "a.png", "b.png")
+    table = '[\n {"file_name": "a.png", "text": "x"},\n {"file_name": "b.png", "text": "y"}\n]\n'
+    (folder / "metadata.jsonl").write_text(table, encoding="utf-8")
+    assert [problem.code for problem in errors(read_pictures(folder).problems)] == ["LS2404"]
+    (folder / "metadata.jsonl").write_text(
+        '\ufeff{"file_name": "a.png", "text": "x"}\r\n\r\n{"image": "b.png", "caption": "y"}\r\n',
+        encoding="utf-8",
+    )
+    manifest = read_pictures(folder)
+    assert [e.fields["caption"] for e in manifest.examples] == ["x", "y"]
+    assert manifest.problems == []
