@@ -38,12 +38,13 @@ class ImageExports:
         config, dataset = session.config, cast(DatasetReport, session.dataset)
         plan = session.batches.plan
         side = config.side
+        words = (config.trigger_word, *(entry.trigger_word for entry in config.datasets))
         return ExportFacts(
             name=config.name,
             config=records.experiment_values(config),
             data=summary(session.data),
             versions=records.versions(),
-            trigger_words=(config.trigger_word,) if config.trigger_word else (),
+            trigger_words=tuple(dict.fromkeys(word for word in words if word)),
             tag_frequency={
                 Path(config.train_data_dir).name: tag_frequency(sample.caption for sample in dataset.train)
             },
