@@ -98,9 +98,7 @@ def _reader(folder: Path | None) -> Any:
         numbers, joins = vocabulary(), merges()
     else:
         numbers, joins = models.BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
-    reader = Tokenizer(
-        models.BPE(vocab=numbers, merges=joins, end_of_word_suffix="</w>", unk_token=END)
-    )
+    reader = Tokenizer(models.BPE(vocab=numbers, merges=joins, end_of_word_suffix="</w>", unk_token=END))
     reader.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )

@@ -145,7 +145,8 @@ def hash_of_module(module: nn.Module) -> str:
 
 def weight_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     """Module name -> shape of its weight, for the layers that an adapter can be attached to; the fused
-    weights of a mixture's experts, which are parameters (experts, ., .) and no modules, under their own names."""
+    weights of a mixture's experts, which are parameters (experts, ., .) and no modules, under their own
+    names."""
     from torch import nn
 
     shapes: dict[str, tuple[int, ...]] = {}
