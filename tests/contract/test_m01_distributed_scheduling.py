@@ -68,7 +68,7 @@ def test_two_processes_learn_what_one_learns_and_resume(make_text_desk):
 
 def test_an_empty_rank_joins_in(make_text_desk):
     desk = make_text_desk()
-    desk.config(batch_size=4, max_steps=3, save_steps=3)  # one micro-batch a window: nothing for the second
+    desk.config(batch_size=1, max_steps=3, save_steps=3)  # one row a window: nothing for the second
     assert desk.train("run.yaml", "--output-dir", "one").code == 0
     words = ["--set", "num_processes=2", "--output-dir", "two"]
     done = process(ROOT / "train.py", "--config", "run.yaml", *words, cwd=desk.root)

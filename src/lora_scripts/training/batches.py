@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lora_scripts.core.seeds import derive_seed
-from lora_scripts.data.plan import Plan
+from lora_scripts.data.plan import Plan, split
+from lora_scripts.data.plan import Window as PlannedWindow
 from lora_scripts.families._base import Draw
 
 from .processes import Group
@@ -48,6 +50,7 @@ class Batches:
 
     def window(self, number: int) -> Window:
         epoch, micro_batches = self.plan.window(number)
+        micro_batches = self._enough(micro_batches)
         batches = []
         mine = self.group.share(micro_batches)
         for _, micro in mine:
@@ -61,6 +64,13 @@ class Batches:
             batches.append(self.model.family.collate(self.model, items, draws))
         indices = tuple(micro.indices for micro in micro_batches)
         return Window(epoch, tuple(batches), indices, tuple(number for number, _ in mine))
+
+    def _enough(self, window: PlannedWindow) -> PlannedWindow:
+        """The window in at least as many pieces as there are processes, so that none is idle."""
+        if len(window) >= self.group.size:
+            return window
+        count = sum(len(micro) for micro in window)
+        return split(window, math.ceil(count / self.group.size))
 
     def names(self, number: int, most: int) -> list[str]:
         """What people call the first ``most`` examples of a window."""
