@@ -41,7 +41,7 @@ class Rows:
 
     name = key
 
-    def item(self, index):
+    def item(self, index, draw=None):
         asked = self.tokenizer(f"Who is customer {index}?")["input_ids"]
         answer = self.tokenizer(f"Customer {index} waits.<|im_end|>")["input_ids"]
         targets = [False] * len(asked) + [True] * len(answer)
