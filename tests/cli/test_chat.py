@@ -214,6 +214,7 @@ class Terminal:
         return code
 
 
+@pytest.mark.slow  # a busy machine now and then answers later than it waits
 @pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals are a matter of Unix")
 def test_ctrl_c_stops_an_answer_and_a_second_one_leaves(base):
     terminal = Terminal("--base", base, "--max-new-tokens", 100_000)
