@@ -6,12 +6,11 @@ The same path as `lora-scripts train` (config, checks, session, loop), with noth
 from __future__ import annotations
 
 import json
-import resource
 import sys
-import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from bench.our_run import Meter, open_run, versions
 
 PEFT_PREFIX = "base_model."
 """What PEFT puts in front of our parameter names, which begin with the component's own ``model.``."""
@@ -41,25 +40,12 @@ def settings(job: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> int:
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    import torch
-
-    from lora_scripts.config.schema import RunConfig
     from lora_scripts.core.control import Control
-    from lora_scripts.core.events import Event, StepDone
-    from lora_scripts.core.problems import raise_errors
-    from lora_scripts.preflight.prepare import prepare
     from lora_scripts.training.loop import fit
-    from lora_scripts.training.precision import resolve_mode
-    from lora_scripts.training.session import open_session, pick_device, resolve
     from lora_scripts.training.state import TrainingState
 
-    torch.set_num_threads(1)
-    prepared = prepare(RunConfig.model_validate(settings(job)))
-    raise_errors(prepared.problems)
-    device = pick_device()
-    config = resolve(prepared, resolve_mode(prepared.config.mixed_precision, device))
-    session = open_session(prepared, config, {}, device, lambda phase, done, total: None)
-    report: Any = prepared.dataset
+    session, report = open_run(settings(job))
+    meter = Meter()
     order = [
         [
             int(report.train[index])
@@ -69,32 +55,21 @@ def main() -> int:
         for step in range(job["steps"])
     ]
     keep(session.adapter.parameters, Path(job["start"]))
-    marks: list[tuple[float, int]] = []
-    losses: list[float | None] = []
-
-    def meter(event: Event) -> None:
-        if isinstance(event, StepDone):
-            marks.append((time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
-            losses.append(event.loss)
-
     if not job.get("order_only"):
         fit(session.job, TrainingState(), meter, Control())
         keep(session.adapter.parameters, Path(job["adapter"]))
-    names = ("torch", "transformers", "peft")
     result = {
-        "cpu_seconds": [mark[0] for mark in marks],
-        "peak_bytes": [mark[1] * 1024 for mark in marks],
+        **meter.figures(),
         "tokens": [sum(int(report.table.lengths[row]) for row in rows) for rows in order],
         "order": [[report.table.place(row).line for row in rows] for rows in order],
-        "losses": losses,
         "settings": {
-            "mixed_precision": config.mixed_precision,
-            "gradient_checkpointing": config.gradient_checkpointing,
-            "packing": config.packing,
-            "target_modules": config.target_modules,
+            "mixed_precision": session.config.mixed_precision,
+            "gradient_checkpointing": session.config.gradient_checkpointing,
+            "packing": session.config.packing,
+            "target_modules": session.config.target_modules,
         },
         "trainable": session.adapter.count(),
-        "versions": {name: version(name) for name in names} | {"lora-scripts": version("lora-scripts")},
+        "versions": versions("torch", "transformers", "peft"),
     }
     Path(job["result"]).write_text(json.dumps(result), encoding="utf-8")
     return 0

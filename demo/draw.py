@@ -36,7 +36,8 @@ class Style(Protocol):
 
 def mix(a: Colour, b: Colour, share: float) -> Colour:
     """`a` moved towards `b` by `share` (0 to 1)."""
-    return tuple(round(x + (y - x) * share) for x, y in zip(a, b, strict=True))  # type: ignore[return-value]
+    red, green, blue = (round(x + (y - x) * share) for x, y in zip(a, b, strict=True))
+    return red, green, blue
 
 
 class Canvas:

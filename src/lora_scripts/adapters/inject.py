@@ -68,9 +68,10 @@ def keep_weights(module: nn.Module) -> None:
     On a processor with AVX512-BF16 they do so in the first forward pass without gradient. That rounds the
     scales of the blocks for good, so that a validation would change the base that is trained on.
     """
+    part: Any
     for part in module.modules():
         if hasattr(part, "support_avx512bf16_for_cpu"):
-            part.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+            part.support_avx512bf16_for_cpu = False
 
 
 def find(module: nn.Module, name: str) -> tuple[str, Any]:

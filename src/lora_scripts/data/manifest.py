@@ -97,8 +97,8 @@ class _Reader:
             else:
                 params["earlier"] = earlier.line
                 same = clean(earlier.caption) == clean(row.caption)
-                code, severity = ("LS2035", "warning") if same else ("LS2034", "error")
-                self.problems.append(Problem(code, params, where, severity))  # type: ignore[arg-type]
+                severity: Severity = "warning" if same else "error"
+                self.problems.append(Problem("LS2035" if same else "LS2034", params, where, severity))
         self._without_caption({example.fields["name"] for example in self.examples}, path.name)
 
     def from_caption_files(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,7 @@ def write_gguf_adapter(
         entry("general.name", name),
         entry(ALPHA, alpha),
     ]
-    planned = [Planned(n, tuple(t.shape), lambda t=t: t) for n, t in tensors.items()]  # type: ignore[misc]
+    planned = [Planned(n, tuple(t.shape), partial(tensors.__getitem__, n)) for n, t in tensors.items()]
     write_gguf(path, arch.name, entries, planned, outtype)
     return len(adapter.layers)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -134,11 +135,11 @@ def _torch(kind: str) -> torch.dtype:
     return found
 
 
-def _tensor(handle: BinaryIO, entry: Entry) -> Tensor:
+def _tensor(handle: BufferedReader, entry: Entry) -> Tensor:
     import torch
 
     octets = bytearray(entry.stop - entry.start)
-    handle.readinto(octets)  # type: ignore[attr-defined]
+    handle.readinto(octets)
     kind = _torch(entry.dtype)
     flat = torch.frombuffer(octets, dtype=torch.uint8) if octets else torch.empty(0, dtype=torch.uint8)
     return flat.view(kind).reshape(entry.shape)

@@ -118,7 +118,8 @@ def bare(module: nn.Module) -> Iterator[None]:
         if isinstance(child, BaseTunerLayer) and not inside:
             outer[name] = child
     config = module.__dict__.pop("peft_config", None)
-    embeddings: Any = module.get_input_embeddings()  # type: ignore[operator]
+    base: Any = module
+    embeddings = base.get_input_embeddings()
     hooks = dict(getattr(embeddings, "_forward_hooks", {}))
     try:
         for name, layer in outer.items():

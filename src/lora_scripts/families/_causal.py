@@ -10,14 +10,30 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import _language_loading as loading
-from ._base import Batch, Draw, Item, Sheet, TextDescription, TextModel
+from ._base import Batch, Component, Draw, Item, Sheet, TextDescription, TextModel
 from ._source import Source
+from ._text_targets import PRESETS
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
     from ._heads import Head
+
+
+def causal_sheet(name: str, title: str) -> Sheet:
+    """The data sheet that every causal family has but for its name."""
+    return Sheet(
+        name=name,
+        title=title,
+        task="text-generation",
+        required_fields=("ids", "targets"),
+        components={"model": Component("model", "transformers", "AutoModelForCausalLM")},
+        predictor="model",
+        target_presets=PRESETS,
+        default_preset="all-linear",
+        supports={"gradient_checkpointing": True, "packing": True, "quantization": True},
+    )
 
 
 @dataclass(kw_only=True)

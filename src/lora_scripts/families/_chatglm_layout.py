@@ -223,7 +223,8 @@ def _fuse(parts: Mapping[str, Tensor | None], kind: str, rows: Mapping[str, int]
     present = next(tensor for tensor in parts.values() if tensor is not None)
     if kind == "A":
         empty = present.new_zeros(rank, present.shape[1])
-        return torch.cat([parts[p] if parts[p] is not None else empty for p in PARTS])  # type: ignore[misc]
+        given = [parts[part] for part in PARTS]
+        return torch.cat([empty if one is None else one for one in given])
     blocks = []
     for part in PARTS:
         tensor = parts[part]

@@ -2,20 +2,8 @@
 
 from __future__ import annotations
 
-from ._base import Component, Sheet
-from ._causal import CausalFamily
-from ._text_targets import PRESETS
+from ._causal import CausalFamily, causal_sheet
 
-SHEET = Sheet(
-    name="causal_lm",
-    title="causal language model",
-    task="text-generation",
-    required_fields=("ids", "targets"),
-    components={"model": Component("model", "transformers", "AutoModelForCausalLM")},
-    predictor="model",
-    target_presets=PRESETS,
-    default_preset="all-linear",
-    supports={"gradient_checkpointing": True, "packing": True, "quantization": True},
-)
+SHEET = causal_sheet("causal_lm", "causal language model")
 
 FAMILY = CausalFamily(SHEET)

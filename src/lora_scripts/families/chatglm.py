@@ -12,10 +12,8 @@ from lora_scripts.core.problems import Location, Problem, ProblemsError
 
 from . import _chatglm_layout as layout
 from . import _chatglm_tokenizer as tokenizers
-from ._base import Component, Sheet
-from ._causal import CausalFamily
+from ._causal import CausalFamily, causal_sheet
 from ._source import PICKLES, Source
-from ._text_targets import PRESETS
 
 if TYPE_CHECKING:
     import torch
@@ -23,17 +21,7 @@ if TYPE_CHECKING:
 
     from ._chatglm_chat import Row
 
-SHEET = Sheet(
-    name="chatglm",
-    title="ChatGLM2, ChatGLM3 and CodeGeeX2 in their original files",
-    task="text-generation",
-    required_fields=("ids", "targets"),
-    components={"model": Component("model", "transformers", "AutoModelForCausalLM")},
-    predictor="model",
-    target_presets=PRESETS,
-    default_preset="all-linear",
-    supports={"gradient_checkpointing": True, "packing": True, "quantization": True},
-)
+SHEET = causal_sheet("chatglm", "ChatGLM2, ChatGLM3 and CodeGeeX2 in their original files")
 
 
 @lru_cache
