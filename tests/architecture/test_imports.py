@@ -12,7 +12,7 @@ LEVELS = (
     {"data", "adapters"},
     {"families"},
     {"export"},
-    {"toolbox"},
+    {"toolbox", "labeling", "doctor"},
     {"preflight"},
     {"training"},
     {"cli"},
@@ -23,7 +23,7 @@ KNOWN = {"adapters": ("lora_scripts.families._base",)}
 """What a room may know beyond its level: an adapter is attached to a ``Model``, a shape of the families'."""
 HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "bitsandbytes", "torchvision")
 NEVER_HEAVY = {"core", "config", "data"}
-LAZY_HEAVY = {"families", "adapters", "export", "toolbox", "preflight", "cli"}
+LAZY_HEAVY = {"families", "adapters", "export", "toolbox", "labeling", "doctor", "preflight", "cli"}
 FILES = [path for path in python_files("src/lora_scripts") if path.parent != SRC]
 
 
