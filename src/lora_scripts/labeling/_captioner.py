@@ -1,8 +1,9 @@
 """What a captioner is: pictures in, words out. Each one is a file of its own in ``captioners/``.
 
-Such a file has ``TITLE`` (a ``say`` key: what it is, for ``--help``), ``DEFAULT_MODEL`` (what ``--model`` is when
-not given, None where there is nothing to name) and ``load(asked) -> Captioner``, which raises ``ProblemsError``
-with an LS31xx code where the model or a package cannot be had. It is found by its file's name, with ``-`` for ``_``.
+Such a file has ``TITLE`` (a ``say`` key: what it is, for ``--help``), ``DEFAULT_MODEL`` (what ``--model`` is
+when not given, None where there is nothing to name) and ``load(asked) -> Captioner``, which raises
+``ProblemsError`` with an LS31xx code where the model or a package cannot be had. It is found by its file's name,
+with ``-`` for ``_``.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Tag:
 
 @dataclass(frozen=True)
 class Words:
-    """What a captioner says of one picture: a sentence, tags, or both; both empty if it found nothing to say."""
+    """What a captioner says of one picture: a sentence, tags, both, or neither if it found nothing to say."""
 
     text: str = ""
     tags: tuple[Tag, ...] = ()
@@ -40,8 +41,8 @@ class Asked:
 
     ``dtype``: "auto" (bf16 on a card that has it, else fp32), "fp32", "fp16" or "bf16". ``batch_size``: None
     leaves it to the captioner. ``max_new_tokens``, ``beams``: of those that generate text. ``threshold`` and
-    ``character_threshold``: the least score of a general and of a character tag. ``rating``: whether rating tags
-    are kept. ``url``: of the server that ``http`` asks; ``allow_remote``: whether it may be another machine.
+    ``character_threshold``: the least score of a general and of a character tag. ``rating``: whether rating
+    tags are kept. ``url``: of the server that ``http`` asks; ``allow_remote``: whether it may be another machine.
     """
 
     model: str | None = None
@@ -68,7 +69,8 @@ class Captioner(Protocol):
     def describe(self, pictures: Sequence[Image]) -> list[Words]:
         """Says what it sees: RGB pictures of the same or similar shape in, as many ``Words`` out, in order.
 
-        Out of memory, it lets ``torch.OutOfMemoryError`` or ``MemoryError`` pass: the caller halves the batch.
+        Out of memory, it lets ``torch.OutOfMemoryError`` or ``MemoryError`` pass: the caller halves
+        the batch.
         """
         ...
 
