@@ -2,8 +2,8 @@
 
 Such a file has ``TITLE`` (a ``say`` key: what it is, for ``--help``), ``DEFAULT_MODEL`` (what ``--model`` is
 when not given, None where there is nothing to name) and ``load(asked) -> Captioner``, which raises
-``ProblemsError`` with an LS31xx code where the model or a package cannot be had. It is found by its file's name,
-with ``-`` for ``_``.
+``ProblemsError`` with an LS31xx code where the model or a package cannot be had. It is found by the name of its
+file, with ``-`` for ``_``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Asked:
     ``dtype``: "auto" (bf16 on a card that has it, else fp32), "fp32", "fp16" or "bf16". ``batch_size``: None
     leaves it to the captioner. ``max_new_tokens``, ``beams``: of those that generate text. ``threshold`` and
     ``character_threshold``: the least score of a general and of a character tag. ``rating``: whether rating
-    tags are kept. ``url``: of the server that ``http`` asks; ``allow_remote``: whether it may be another machine.
+    tags are kept. ``url``: of the server that ``http`` asks; ``allow_remote``: whether it may be elsewhere.
     """
 
     model: str | None = None
