@@ -2,8 +2,8 @@
 
 Such a file has ``TITLE`` (a ``say`` key: what it is, for ``--help``), ``DEFAULT_MODEL`` (what ``--model`` is
 when not given, None where there is nothing to name) and ``load(asked) -> Captioner``, which raises
-``ProblemsError`` with an LS31xx code where the model or a package cannot be had. It is found by the name of its
-file, with ``-`` for ``_``.
+``ProblemsError`` with an LS31xx code where the model or a package cannot be had. It is found by the name of
+its file, with ``-`` for ``_``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
+
+from lora_scripts.core.problems import Problem
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,10 +31,14 @@ class Tag:
 
 @dataclass(frozen=True)
 class Words:
-    """What a captioner says of one picture: a sentence, tags, both, or neither if it found nothing to say."""
+    """What a captioner says of one picture: a sentence, tags, both, or neither if it found nothing to say.
+
+    ``problem``: why it could not look at this picture, where it can look at others.
+    """
 
     text: str = ""
     tags: tuple[Tag, ...] = ()
+    problem: Problem | None = None
 
 
 @dataclass(frozen=True)
