@@ -98,6 +98,8 @@ def original_unet(state: dict[str, torch.Tensor], layers: int, levels: int) -> d
     plain = {
         "time_embedding.linear_1": "time_embed.0",
         "time_embedding.linear_2": "time_embed.2",
+        "add_embedding.linear_1": "label_emb.0.0",
+        "add_embedding.linear_2": "label_emb.0.2",
         "conv_in": "input_blocks.0.0",
         "conv_norm_out": "out.0",
         "conv_out": "out.2",
@@ -164,23 +166,26 @@ def original_vae(state: dict[str, torch.Tensor], levels: int) -> dict[str, torch
     return done
 
 
-def open_clip(state: dict[str, torch.Tensor], config: Any) -> dict[str, torch.Tensor]:
-    """The text encoder of a Stable Diffusion 2.x file: OpenCLIP's names, with a last layer that is not used
-    and OpenCLIP's projection."""
-    start, width = "cond_stage_model.model.", config.hidden_size
+def open_clip(
+    state: dict[str, torch.Tensor], config: Any, start: str = "cond_stage_model.model.", spare: int = 1
+) -> dict[str, torch.Tensor]:
+    """A text encoder in OpenCLIP's names, with its projection. Of a Stable Diffusion 2.x file it has a last
+    layer that is not used (``spare``)."""
+    width = config.hidden_size
+    projection = state.get("text_projection.weight", torch.full((width, width), 7.0))
     state = {name.removeprefix("text_model."): tensor for name, tensor in state.items()}
     done = {
         f"{start}token_embedding.weight": state["embeddings.token_embedding.weight"],
         f"{start}positional_embedding": state["embeddings.position_embedding.weight"],
         f"{start}ln_final.weight": state["final_layer_norm.weight"],
         f"{start}ln_final.bias": state["final_layer_norm.bias"],
-        f"{start}text_projection": torch.full((width, width), 7.0),
+        f"{start}text_projection": projection.T,
         f"{start}logit_scale": torch.tensor(4.6),
     }
     count = config.num_hidden_layers
     pairs = (("layer_norm1", "ln_1"), ("layer_norm2", "ln_2"), ("self_attn.out_proj", "attn.out_proj"),
              ("mlp.fc1", "mlp.c_fc"), ("mlp.fc2", "mlp.c_proj"))  # fmt: skip
-    for number in range(count + 1):
+    for number in range(count + spare):
         layer, block = f"encoder.layers.{min(number, count - 1)}", f"{start}transformer.resblocks.{number}"
         for leaf in ("weight", "bias"):
             three = [state[f"{layer}.self_attn.{letter}_proj.{leaf}"] for letter in "qkv"]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+
+    from ._source import Source
 
 LENGTH = 77
 """Tokens in one caption, start and end included."""
@@ -49,6 +51,19 @@ def tokenizer(*, padding: str = END) -> Any:
 
     pairs: Any = merges()
     return CLIPTokenizer(vocab=vocabulary(), merges=pairs, model_max_length=LENGTH, pad_token=padding)
+
+
+def tokenizers(source: Source, paddings: Mapping[str, str]) -> dict[str, Any]:
+    """CLIP tokenizers by folder name, from a Diffusers folder, else our own. ``paddings``: folder name ->
+    what fills up a caption."""
+    if source.kind != "folder":
+        return {name: tokenizer(padding=padding) for name, padding in paddings.items()}
+    from transformers import CLIPTokenizer
+
+    return {
+        name: CLIPTokenizer.from_pretrained(str(source.path / name), local_files_only=True)
+        for name in paddings
+    }
 
 
 def pieces(tokenizer: Any, caption: str, tokens: int) -> torch.Tensor:

@@ -36,6 +36,8 @@ class LatentDiffusion:
     pipeline_class: str
     predictions: tuple[str, ...] = ("epsilon", "v_prediction")
     """What the predictor may have been trained to predict; the first is meant where a base does not say."""
+    pipeline_inputs: Mapping[str, str] = {"text": "prompt_embeds"}
+    """What ``embed`` gives of a prompt -> keyword of the pipeline's call."""
     ambiguous: bool = False
     """Whether a base that does not say may well be either."""
 
@@ -158,7 +160,7 @@ class LatentDiffusion:
 
         with torch.no_grad():
             found = [self.embed(model, self.tokenize(model, [text])) for text in texts]
-        return [{"prompt_embeds": embedded["text"]} for embedded in found]
+        return [{key: each[name] for name, key in self.pipeline_inputs.items()} for each in found]
 
     # -- the training step --------------------------------------------------------------------------------
 

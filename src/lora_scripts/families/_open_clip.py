@@ -1,4 +1,4 @@
-"""OpenCLIP's text encoder in its own names, as single files of Stable Diffusion 2.x hold it."""
+"""OpenCLIP's text encoder in its own names, as single files of Stable Diffusion 2.x and XL hold it."""
 
 from __future__ import annotations
 
@@ -74,4 +74,24 @@ def convert_text(state: dict[str, Any], config: Mapping[str, Any]) -> dict[str, 
         owner, _, leaf = inner.rpartition(".")
         if owner in INNER:
             done[f"{layer}.{INNER[owner]}.{leaf}"] = tensor
+    return done
+
+
+def projected_widths(shapes: Shapes) -> dict[str, Any]:
+    """As ``text_widths``, of an encoder whose last layer is used too, for what describes a caption as a
+    whole."""
+    layers = {found[1] for name in shapes if (found := BLOCK.fullmatch(name))}
+    found = text_widths(shapes)
+    own = {"num_hidden_layers": len(layers)} if layers else {}
+    projection = shapes.get("text_projection") or shapes.get("text_projection.weight")
+    return {**found, **own, "projection_dim": projection[-1 if layers else 0] if projection else None}
+
+
+def convert_projected(state: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """As ``convert_text``, for the class with a projection; OpenCLIP's is to be multiplied from the right."""
+    done = {f"text_model.{name}": tensor for name, tensor in convert_text(state, config).items()}
+    if is_open_clip(state) and "text_projection" in state:
+        done["text_projection.weight"] = state["text_projection"].T.contiguous()
+    elif "text_projection.weight" in state:
+        done["text_projection.weight"] = state["text_projection.weight"]
     return done

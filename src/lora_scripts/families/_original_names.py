@@ -7,7 +7,7 @@ knows weights that a conversion splits.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,8 @@ SINGLE = {
     "conv_out": "out.2",
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
 }
 BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)")
 MIDDLE = re.compile(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)")
@@ -79,25 +81,29 @@ def unet_names(modules: Iterable[str]) -> dict[str, str]:
     """A U-Net's module names in Diffusers -> in the original program, which numbers all blocks in a row."""
     names = list(modules)
     layers = 1 + max((int(m[4]) for n in names if (m := BLOCK.match(n)) and m[1] == "down"), default=0)
-    attends = {(m[1], m[2]) for n in names if (m := BLOCK.match(n)) and m[3] == "attentions"}
-    result = {}
-    for name in names:
-        if name in SINGLE:
-            result[name] = SINGLE[name]
-        elif middle := MIDDLE.match(name):
-            slot = 1 if middle[1] == "attentions" else 2 * int(middle[2])
-            result[name] = f"middle_block.{slot}.{RESNET.get(middle[3], middle[3])}"
-        elif block := BLOCK.match(name):
-            way, level, part, number = block[1], int(block[2]), block[3], int(block[4])
-            tail = RESNET.get(block[5], block[5]) if part == "resnets" else block[5]
-            slot = int(part == "attentions")
-            if part == "downsamplers":
-                result[name] = f"input_blocks.{(level + 1) * (layers + 1)}.0.op"
-            elif part == "upsamplers":
-                slot = 2 if (way, block[2]) in attends else 1
-                result[name] = f"output_blocks.{level * (layers + 1) + layers}.{slot}.{tail}"
-            elif way == "down":
-                result[name] = f"input_blocks.{1 + level * (layers + 1) + number}.{slot}.{tail}"
-            else:
-                result[name] = f"output_blocks.{level * (layers + 1) + number}.{slot}.{tail}"
-    return result
+    attends = {int(m[2]) for n in names if (m := BLOCK.match(n)) and m[1] == "up" and m[3] == "attentions"}
+    found = ((name, unet_name(name, layers, attends)) for name in names)
+    return {name: original for name, original in found if original is not None}
+
+
+def unet_name(name: str, layers: int, attends: Collection[int]) -> str | None:
+    """One module's name, None where the original has none. ``layers``: blocks of a level on the way down;
+    ``attends``: levels with attention on the way up, counted in that order."""
+    if name in SINGLE:
+        return SINGLE[name]
+    if middle := MIDDLE.match(name):
+        slot = 1 if middle[1] == "attentions" else 2 * int(middle[2])
+        return f"middle_block.{slot}.{RESNET.get(middle[3], middle[3])}"
+    block = BLOCK.match(name)
+    if block is None:
+        return None
+    way, level, part, number = block[1], int(block[2]), block[3], int(block[4])
+    tail = RESNET.get(block[5], block[5]) if part == "resnets" else block[5]
+    slot = int(part == "attentions")
+    if part == "downsamplers":
+        return f"input_blocks.{(level + 1) * (layers + 1)}.0.op"
+    if part == "upsamplers":
+        return f"output_blocks.{level * (layers + 1) + layers}.{2 if level in attends else 1}.{tail}"
+    if way == "down":
+        return f"input_blocks.{1 + level * (layers + 1) + number}.{slot}.{tail}"
+    return f"output_blocks.{level * (layers + 1) + number}.{slot}.{tail}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ._base import ImageModel
-from ._clip import tokenizer
+from ._clip import tokenizers
 from ._diffusion import LatentDiffusion
 from ._single_file import Layout, convert_unet, convert_vae, unet_widths, vae_widths
 from ._source import Source
@@ -86,13 +86,7 @@ class StableDiffusion(LatentDiffusion):
     }
 
     def tokenizers(self, source: Source) -> dict[str, Any]:
-        if source.kind == "file":
-            return {"tokenizer": tokenizer(padding=self.padding)}
-        from transformers import CLIPTokenizer
-
-        return {
-            "tokenizer": CLIPTokenizer.from_pretrained(str(source.path / "tokenizer"), local_files_only=True)
-        }
+        return tokenizers(source, {"tokenizer": self.padding})
 
     def embed(self, model: ImageModel, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``text`` (B, 77, width): the last layer's output or, with ``clip_skip`` n, that of the n-th from
