@@ -146,3 +146,29 @@ def test_nothing_new_is_said_or_kept_without_the_new_keys(tmp_path: Path) -> Non
     entries = list(report.fingerprint()["train"].values())
     assert all(set(each) == {"sha256", "caption"} for each in entries)
     assert [line for line in report.lines() if "Sizes" in line or "mask" in line or "versions" in line] == []
+
+
+def test_a_set_inside_another_is_said_with_both_places(tmp_path: Path) -> None:
+    outer, inner = fill(tmp_path / "all", 3), fill(tmp_path / "all" / "faces", 2, colour=9)
+    apart = fill(tmp_path / "hands", 2, colour=20)
+    entries = [{"path": str(inner)}, {"path": str(apart)}]
+    _, problems = check_pictures(config(outer, datasets=entries, validation={"split": 0}), 64, 8)
+    told = [problem for problem in problems if problem.code == "LS2490"]
+    assert [(each.params["first"], each.params["second"], each.params["count"]) for each in told] == [
+        (str(outer), str(inner), 2)
+    ]
+    assert told[0].severity == "warning"
+    _, problems = check_pictures(config(inner, datasets=[{"path": str(apart)}]), 64, 8)
+    assert "LS2490" not in [problem.code for problem in problems]
+
+
+def test_a_set_named_twice_through_a_link_is_said_and_one_outside_the_table_is_not(tmp_path: Path) -> None:
+    outer = fill(tmp_path / "all", 3)
+    link = tmp_path / "link"
+    link.symlink_to(outer, target_is_directory=True)
+    _, problems = check_pictures(config(outer, datasets=[{"path": str(link)}]), 64, 8)
+    assert [each.params["count"] for each in problems if each.code == "LS2490"] == [3]
+    inner = fill(outer / "faces", 2, colour=9)
+    (outer / "metadata.csv").write_text("file_name,text\n00.png,a\n", encoding="utf-8")
+    _, problems = check_pictures(config(outer, datasets=[{"path": str(inner)}], strict=False), 64, 8)
+    assert "LS2490" not in [problem.code for problem in problems]

@@ -122,6 +122,10 @@ class Logging(Section):
     tensorboard: bool = harmless(True)
     every_steps: Every = harmless(1)
     histogram_every_steps: Every = harmless(50)
+    trackers: list[Literal["wandb", "mlflow", "comet", "clearml", "swanlab", "trackio"]] = harmless([])
+    tracker_project: Annotated[str, Field(min_length=1)] = harmless("lora-scripts")
+    tracker_run_name: Annotated[str, Field(min_length=1)] | None = harmless(None)
+    tracker_offline: bool = harmless(False)
 
 
 class RunConfig(Section):

@@ -13,6 +13,16 @@ MINIMUM_PYTHON = (3, 11)
 OPTIONAL = frozenset({"bitsandbytes", "nvidia-ml-py", "tensorboard"})
 """What a run can do without: 8-bit optimizers, figures about the cards, curves."""
 
+TRACKERS: Mapping[str, tuple[str, str]] = {
+    "wandb": ("wandb", "0.31"),
+    "mlflow": ("mlflow", "3.0"),
+    "comet": ("comet-ml", "3.47"),
+    "clearml": ("clearml", "1.16"),
+    "swanlab": ("swanlab", "0.6"),
+    "trackio": ("trackio", "0.20"),
+}
+"""Name in ``logging.trackers`` -> distribution and lowest version; none of them comes with the project."""
+
 
 @lru_cache
 def requirements() -> Mapping[str, str]:

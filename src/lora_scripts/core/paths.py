@@ -103,6 +103,16 @@ class RunFolder:
         return self.root / "logs"
 
     @property
+    def tracker_ids(self) -> Path:
+        """What each tracker calls this run, by the tracker's name."""
+        return self.root / "trackers.json"
+
+    @property
+    def tracker_files(self) -> Path:
+        """What trackers' libraries keep on disk."""
+        return self.root / "trackers"
+
+    @property
     def lock(self) -> Path:
         return self.root / ".lock"
 

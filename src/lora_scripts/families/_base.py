@@ -112,12 +112,16 @@ class Description:
 @dataclass(frozen=True, kw_only=True)
 class ImageDescription(Description):
     """``resolution`` and ``size_multiple`` are in pixels. ``prediction_settled``: False where nothing says
-    what the base predicts, so that it must be tried out; ``prediction_type`` is then the likelier one."""
+    what the base predicts, so that it must be tried out; ``prediction_type`` is then the likelier one.
+    ``latent_factor``: pixels for one latent, along a side; ``text_width``: numbers that a token becomes."""
 
     resolution: int
     size_multiple: int
     prediction_type: str
     prediction_settled: bool = True
+    latent_channels: int = 4
+    latent_factor: int = 8
+    text_width: int = 768
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -98,6 +98,11 @@ def _fingerprint(source: Source, places: Mapping[str, Source]) -> dict[str, Any]
     return {**source.fingerprint(), **({"components": others} if others else {})}
 
 
+def _width(config: Mapping[str, Any]) -> int:
+    width = config.get("cross_attention_dim") or config.get("joint_attention_dim") or 0
+    return int(width if isinstance(width, int) else max(width))
+
+
 def _described(
     family: LatentDiffusion, source: Source, components: Mapping[str, str] | None, prediction_type: str
 ) -> tuple[dict[str, Source], dict[str, Any], ImageDescription]:
@@ -126,6 +131,9 @@ def _described(
         size_multiple=family.size_multiple(configs),
         prediction_type=scheduler["prediction_type"],
         prediction_settled=settled,
+        latent_channels=int(configs["vae"]["latent_channels"]),
+        latent_factor=family.factor(configs),
+        text_width=_width(configs[predictor]),
         fingerprint=_fingerprint(source, places),
         build=build,
     )

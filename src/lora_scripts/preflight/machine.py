@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lora_scripts.core.packages import installed, installed_version
+from lora_scripts.core.packages import TRACKERS, installed, installed_version
 
 Version = tuple[int, ...]
 
@@ -85,7 +85,7 @@ class Machine:
             python=tuple(sys.version_info[:3]),
             system=platform.system(),
             architecture=platform.machine(),
-            packages=installed() | {"kernels": installed_version("kernels")},
+            packages=installed() | {name: installed_version(name) for name in _others()},
             torch=torch,
             bitsandbytes=_bitsandbytes_libraries(),
             gpus=gpus,
@@ -99,6 +99,11 @@ class Machine:
             free_disk=free_disk,
             writable=writable,
         )
+
+
+def _others() -> tuple[str, ...]:
+    """Distributions that do not come with the project and that checks ask for."""
+    return ("kernels", *(name for name, _ in TRACKERS.values()))
 
 
 def existing_parent(path: Path) -> Path:

@@ -9,6 +9,7 @@ from lora_scripts.core.catalogue import say
 from lora_scripts.core.problems import ProblemsError
 from lora_scripts.families._base import ImageDescription, TextDescription
 
+from .checks.cache_room import CacheRoom
 from .prepare import Prepared
 
 
@@ -33,9 +34,27 @@ def plan_lines(prepared: Prepared) -> list[str]:
             lines += _targets(prepared, description)
     if prepared.dataset:
         lines += prepared.dataset.lines()
+    if prepared.cache and prepared.cache.size:
+        lines.append(_cache(prepared.cache))
     if prepared.source and prepared.source.builtin and isinstance(description, ImageDescription):
         lines.append(say("run.demo_base"))
     return lines
+
+
+def _cache(room: CacheRoom) -> str:
+    return say(
+        "plan.cache",
+        size=size_text(room.size),
+        free=size_text(room.free),
+        pictures=room.latents,
+        captions=room.texts,
+        path=room.folder,
+    )
+
+
+def size_text(size: int) -> str:
+    """Bytes as a person reads them."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{max(1, round(size / 2**20))} MiB"
 
 
 def _targets(prepared: Prepared, description: TextDescription) -> list[str]:

@@ -22,6 +22,7 @@ from lora_scripts.families._base import (
 )
 from lora_scripts.families._source import Source, find, resolve
 
+from .checks.cache_room import CacheRoom, cache_room, check_room
 from .checks.captions import check_captions
 from .checks.dataset import check_pictures
 from .checks.paths import without_repeats
@@ -69,6 +70,7 @@ class Prepared:
     source: Source | None = None
     description: Description | None = None
     dataset: Report | None = None
+    cache: CacheRoom | None = None
     problems: list[Problem] = field(default_factory=list)
 
     @property
@@ -122,6 +124,12 @@ def _pictures(prepared: Prepared, progress: Progress | None) -> None:
         progress=(lambda done, total: progress("pictures", done, total)) if progress else None,
     )
     prepared.problems += found
+    if description is not None:
+        learnt = [each for each in prepared.dataset.train if not each.repeat]
+        prepared.cache = cache_room(
+            prepared.machine, config, description, [*learnt, *prepared.dataset.validation]
+        )
+        prepared.problems += check_room(prepared.cache)
     if prepared.family is not None and prepared.source is not None:
         cutter = cast(ImageFamily, prepared.family).caption_cutter(prepared.source)
         prepared.problems += check_captions(prepared.dataset.train, cutter, config)

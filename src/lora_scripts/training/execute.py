@@ -22,6 +22,7 @@ from .callbacks.console import ConsoleLines
 from .callbacks.guard import Guard
 from .callbacks.jsonl import JsonLines
 from .callbacks.saving import Saving
+from .callbacks.tracking import Tracking, open_trackers
 from .callbacks.validation import Validation
 from .checkpoint import CheckpointStore, Snapshot
 from .failures import translated
@@ -87,8 +88,14 @@ def follow(
         state.restore(snapshot.state["training"])
         put_back(session, snapshot)
     group.wait()
-    with translated():
-        fit(session.job, state, lambda event: None, control)
+    guard = Guard(state, session.batches, session.job.precision)
+    try:
+        with translated():
+            fit(session.job, state, lambda event: guard(event, state.step), control)
+    except ProblemsError as error:
+        if any(problem.code == "LS6001" for problem in error.problems):  # the first process says it
+            return exit_code(error.problems)
+        raise
     return control.exit_code
 
 
@@ -115,6 +122,7 @@ class Run:
         self.dataset: Report = prepared.dataset
         self.state = TrainingState()
         self.bus = Bus(self.state)
+        self.trackers: list[Tracking] = []
         self.control = Control(folder.control, lambda name: self.bus.emit(ControlTaken(request=name)))
         self.data = self.dataset.fingerprint()
         self.identity = Identity.of(config, prepared.description.fingerprint, self.data)
@@ -163,6 +171,8 @@ class Run:
             raise
         finally:
             with suppress(OSError):  # a full disk must not hide what stopped the run
+                for tracker in self.trackers:
+                    tracker.finish(status == "finished")
                 self.bus.emit(RunEnded(status=status, exit_code=code))
                 self.bus.close()
         return code
@@ -261,6 +271,10 @@ class Run:
                 histogram_every_steps=config.logging.histogram_every_steps,
             )
             self.bus.add([Tolerant(board, self.bus.emit)])
+        if config.logging.trackers:
+            shown = records.config_values(session.config)
+            self.trackers = open_trackers(config, shown, self.folder, self.bus.emit)
+            self.bus.add(self.trackers)
         if session.evaluator is not None:
             validation = Validation(
                 session.evaluator,

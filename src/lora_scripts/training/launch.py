@@ -79,8 +79,9 @@ def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
         dead = [rank for rank, child in enumerate(others, 1) if child.poll() not in (None, 0, 130, 143)]
         if dead:
             _leave(first)
-            if first.returncode not in (0, 130, 143):
-                told = {"rank": dead[0], "code": others[dead[0] - 1].returncode}
+            code = others[dead[0] - 1].returncode
+            if first.returncode not in (0, 130, 143, code):  # of one code, they left for one reason
+                told = {"rank": dead[0], "code": code}
                 raise ProblemsError(Problem("LS7002", told))
             break
         time.sleep(0.1)

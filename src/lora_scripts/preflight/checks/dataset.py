@@ -18,6 +18,7 @@ from ...data.plan import Plan
 from ...data.sample import Sample, samples_of
 from ...data.split import held_out
 from ...data.text_files import listing
+from .counted_twice import counted_twice
 from .picture_sets import PictureSet, held_out_set, picture_sets
 
 FEW = 10
@@ -140,7 +141,9 @@ def check_pictures(
     sets = picture_sets(config)
     exclude = [Path(config.output_dir).expanduser(), *([held_folder] if held_folder else [])]
     exclude += [Path(config.loss_mask).expanduser()] if config.loss_mask not in ("none", "alpha") else []
-    samples = [sample for each in sets for sample in reading.read(each, exclude)]
+    read = [reading.read(each, exclude) for each in sets]
+    samples = [sample for each in read for sample in each]
+    reading.problems += counted_twice(sets, read)
     first = [sample for sample in samples if not sample.size]
     validation_source = None
     if held_folder is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
 from lora_scripts.config.schema import RunConfig
-from lora_scripts.core.packages import MINIMUM_PYTHON, OPTIONAL, older, requirements
+from lora_scripts.core.packages import MINIMUM_PYTHON, OPTIONAL, TRACKERS, older, requirements
 from lora_scripts.core.problems import Problem
 from lora_scripts.preflight.machine import Machine
 
@@ -25,6 +27,18 @@ def check_packages(machine: Machine, config: RunConfig) -> list[Problem]:
         if have is not None and older(have, lowest):
             told = {"name": name, "version": have, "minimum": lowest, "command": machine.setup_command}
             problems.append(Problem("LS3003", told))
+    return problems + _trackers(machine, config)
+
+
+def _trackers(machine: Machine, config: RunConfig) -> list[Problem]:
+    """Libraries of the trackers that the configuration names: none of them comes with the project."""
+    problems = []
+    for tracker in dict.fromkeys(config.logging.trackers):
+        name, lowest = TRACKERS[tracker]
+        have = machine.packages.get(name)
+        if have is None or older(have, lowest):
+            told = {"tracker": tracker, "minimum": f"{name}>={lowest}", "found": have or "-"}
+            problems.append(Problem("LS3020", told | {"python": sys.executable}))
     return problems
 
 

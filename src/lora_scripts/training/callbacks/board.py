@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from lora_scripts.core.events import Event, Previewed, StepDone, Validated
 
+from .figures import figures
+
 if TYPE_CHECKING:
     import torch
 
@@ -40,23 +42,15 @@ class TensorBoard:
             if step % self.histogram_every_steps == 0 or step == 1:
                 self._distributions(step)
         elif isinstance(event, Validated):
-            self.writer.add_scalar("validation/loss", event.loss, step)
-            for name, value in event.metrics.items():
-                self.writer.add_scalar(f"validation/{name}", value, step)
+            self._scalars(event, step)
         elif isinstance(event, Previewed):
             for index, text in enumerate(event.texts):
                 self.writer.add_text(f"preview/{index}", text, step)
             self._pictures([name for name in event.files if name.endswith(".png")], step)
 
-    def _scalars(self, event: StepDone, step: int) -> None:
-        if event.loss is not None:
-            self.writer.add_scalar("train/loss", event.loss, step)
-        if event.grad_norm is not None:
-            self.writer.add_scalar("train/gradient_norm", event.grad_norm, step)
-        for group, rate in event.learning_rates.items():
-            self.writer.add_scalar(f"learning_rate/{group}", rate, step)
-        self.writer.add_scalar("speed/examples_per_second", event.examples / event.seconds, step)
-        self.writer.add_scalar("speed/memory_gib", event.memory_gib, step)
+    def _scalars(self, event: Event, step: int) -> None:
+        for name, value in figures(event).items():
+            self.writer.add_scalar(name, value, step)
 
     def _distributions(self, step: int) -> None:
         import torch

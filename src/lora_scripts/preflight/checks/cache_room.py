@@ -1,0 +1,79 @@
+"""How much room the cache of a picture run takes, before anything of it is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...config.schema import RunConfig
+from ...core.paths import cache_folder
+from ...core.problems import Location, Problem
+from ...data.sample import Sample
+from ...families._base import ImageDescription
+from ..machine import Machine
+
+PIECE = 75
+"""Tokens of a caption that an encoder reads at once, beside its start and end."""
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class CacheRoom:
+    """``folder`` will hold ``latents`` different pictures (sizes and sides counted) and ``texts`` different
+    captions in ``size`` bytes, if none of them is there yet; ``free`` bytes are left on its disk."""
+
+    folder: Path
+    latents: int
+    texts: int
+    size: int
+    free: int
+
+
+def cache_room(
+    machine: Machine, config: RunConfig, description: ImageDescription, samples: Iterable[Sample]
+) -> CacheRoom:
+    """Counts every form that is kept: see ``families._stages`` for what each of them holds."""
+    area = captions = pixels = masked = 0
+    seen: set[object] = set()
+    for sample in samples:
+        for form in sample.views():
+            bucket = form.placement.bucket
+            latents = bucket.width * bucket.height // description.latent_factor**2
+            picture = (form.picture.sha256, form.placement, form.flipped)
+            if not config.random_crop and picture not in seen:
+                seen.add(picture)
+                pixels += 1
+                area += latents
+            mask = (form.mask.kind, form.mask.sha256) if form.mask else ("whole", "")
+            if config.loss_mask != "none" and (mask, *picture[1:]) not in seen:
+                seen.add((mask, *picture[1:]))
+                masked += latents
+            if not config.train_text_encoder and form.caption not in seen:
+                seen.add(form.caption)
+                captions += 1
+    tokens = captions * (PIECE * (config.max_caption_tokens // PIECE) + 2)
+    numbers = 2 * description.latent_channels * area + tokens * description.text_width
+    masks = 0 if config.random_crop else 4 * masked
+    folder = cache_folder(config.cache_dir)
+    size = numbers * _bytes_of_number(machine, config) + masks
+    return CacheRoom(folder, pixels, captions, size, machine.free_disk(folder))
+
+
+def _bytes_of_number(machine: Machine, config: RunConfig) -> int:
+    """Halves are kept in two bytes. What ``auto`` comes to on a processor is known later: four, at most."""
+    half = config.mixed_precision in ("fp16", "bf16") or (
+        config.mixed_precision == "auto" and bool(machine.gpus)
+    )
+    return 2 if half else 4
+
+
+def check_room(room: CacheRoom) -> list[Problem]:
+    """LS3021 where the disk cannot take it, counted without what the folder holds already."""
+    if room.size <= room.free:
+        return []
+    held = sum(path.stat().st_size for path in room.folder.glob("*/*.safetensors"))
+    if room.size <= room.free + held:
+        return []
+    told = {"path": str(room.folder), "needed": room.size // MIB, "free": room.free // MIB}
+    return [Problem("LS3021", told, Location(str(room.folder)))]
