@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from lora_scripts.cli.explain import errors_markdown
+from lora_scripts.cli.families import families_markdown
 from lora_scripts.config.reference import json_schema, reference_markdown
 from lora_scripts.core import events
 
@@ -20,6 +21,8 @@ def pages() -> dict[str, str]:
         "docs/configuration.zh-CN.md": reference_markdown("zh"),
         "docs/errors.md": errors_markdown("en"),
         "docs/errors.zh-CN.md": errors_markdown("zh"),
+        "docs/families.md": families_markdown("en"),
+        "docs/families.zh-CN.md": families_markdown("zh"),
         "docs/events.schema.json": json.dumps(events.json_schema(), indent=1, ensure_ascii=False) + "\n",
         "configs/schema.json": json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n",
     }

@@ -33,6 +33,7 @@ COMMANDS = (
     "merge",
     "export",
     "import-config",
+    "families",
     "explain",
     "schema",
     "logs",

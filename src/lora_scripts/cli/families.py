@@ -1,0 +1,84 @@
+"""``lora-scripts families``: the kinds of base models, what each can do, and where it cannot, why."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lora_scripts.core.catalogue import say
+
+if TYPE_CHECKING:
+    from lora_scripts.families._base import Sheet
+
+COLUMNS = ("name", "title", "task", "yes", "no")
+
+
+def families(as_json: Annotated[bool, typer.Option("--json", help=say("inspect.json"))] = False) -> None:
+    if as_json:
+        typer.echo(json.dumps([facts(sheet) for sheet in sheets()], ensure_ascii=False, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_lines=True)
+    for column in COLUMNS:
+        table.add_column(say(f"families.column.{column}"), overflow="fold")
+    for sheet in sheets():
+        table.add_row(*_cells(sheet))
+    Console(markup=False, highlight=False).print(table)
+
+
+def sheets() -> list[Sheet]:
+    """The data sheets of all families, those for pictures first."""
+    from lora_scripts.families._source import family_named, family_names
+
+    found = [family_named(name).sheet for name in family_names()]
+    return sorted(found, key=lambda sheet: sheet.task != "image-generation")
+
+
+def facts(sheet: Sheet) -> dict[str, Any]:
+    """One family for programs: ``supports`` holds true, or the reason why not."""
+    from lora_scripts.families._base import Unsupported
+
+    supports = {
+        feature: say(told.reason) if isinstance(told, Unsupported) else told
+        for feature, told in sheet.supports.items()
+    }
+    return {
+        "name": sheet.name,
+        "title": sheet.title,
+        "task": sheet.task,
+        "resolution": sheet.resolution or None,
+        "components": list(sheet.components),
+        "trains": [sheet.predictor, *(sheet.text_encoders if supports.get("text_encoder_training") else ())],
+        "supports": supports,
+    }
+
+
+def _cells(sheet: Sheet, lang: str | None = None) -> tuple[str, ...]:
+    from lora_scripts.families._base import Unsupported
+
+    yes, no = [], []
+    for feature, told in sheet.supports.items():
+        label = say(f"families.feature.{feature}", lang)
+        if isinstance(told, Unsupported):
+            no.append(say("families.why", lang, feature=label, reason=say(told.reason, lang)))
+        else:
+            (yes if told else no).append(label)
+    side = say("families.side", lang, side=sheet.resolution) if sheet.resolution else ""
+    separator = say("families.separator", lang)
+    title, task = sheet.title + side, say(f"families.task.{sheet.task}", lang)
+    return sheet.name, title, task, separator.join(yes), separator.join(no)
+
+
+def families_markdown(lang: str | None = None) -> str:
+    """The same table as a page, for ``docs/families.md``."""
+    lines = [f"# {say('families.title', lang)}", "", say("families.intro", lang), ""]
+    heads = [say(f"families.column.{column}", lang) for column in COLUMNS]
+    lines += [f"| {' | '.join(heads)} |", "|" + "---|" * len(COLUMNS)]
+    for sheet in sheets():
+        name, *cells = _cells(sheet, lang)
+        lines.append(f"| {' | '.join([f'`{name}`', *cells])} |")
+    return "\n".join([*lines, "", say("families.outro", lang), ""])
