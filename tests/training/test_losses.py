@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lora_scripts.training.losses import LossRule, snr
+from lora_scripts.families._diffusion import snr
+from lora_scripts.training.losses import LossRule
 from lora_scripts.training.objective import Denoising
 
 STEPS = 1000
@@ -53,9 +54,15 @@ def by_hand(prediction, target, each, weights=None, masks=None) -> float:
     return total
 
 
+def at(times: list[int], table: torch.Tensor = ALPHAS):
+    """Signal-to-noise ratio, time steps and how many there are."""
+    steps = torch.tensor(times)
+    return snr(table, steps), steps, len(table)
+
+
 def computed(rule: LossRule, velocity: bool = False, **more) -> float:
     prediction, target = example()
-    return float(rule.sum(prediction, target, torch.tensor(TIMES), ALPHAS, velocity=velocity, **more))
+    return float(rule.sum(prediction, target, *at(TIMES), velocity=velocity, **more))
 
 
 def wanted(each, **more) -> float:
@@ -69,7 +76,7 @@ def test_the_plain_loss_is_the_mean_squared_error_of_each_picture():
 def test_the_default_is_bit_for_bit_what_it_was():
     prediction, target = example()
     before = (prediction.float() - target.float()).square().flatten(1).mean(1).sum()
-    assert torch.equal(LossRule().sum(prediction, target, torch.tensor(TIMES), ALPHAS), before)
+    assert torch.equal(LossRule().sum(prediction, target, *at(TIMES)), before)
 
 
 @pytest.mark.parametrize("schedule", ["snr", "exponential", "constant"])
@@ -93,7 +100,7 @@ def test_huber_losses_and_their_thresholds(kind, schedule):
 
 def test_a_huber_threshold_falls_as_noise_grows():
     for schedule in ("snr", "exponential"):
-        found = LossRule(kind="huber", huber_schedule=schedule).threshold(torch.tensor(TIMES), ALPHAS)
+        found = LossRule(kind="huber", huber_schedule=schedule).threshold(*at(TIMES))
         assert found.tolist() == sorted(found.tolist(), reverse=True)
         assert found[0] > 0.9
         assert 0.1 < found[-1] < 0.12
@@ -156,12 +163,12 @@ def test_all_of_them_together():
 
 def test_a_step_without_any_signal_has_a_finite_weight():
     nothing = torch.tensor([0.5, 0.0], dtype=torch.float64)
-    at = torch.tensor([1])
-    assert snr(nothing, at).tolist() == [0.0]
+    last = at([1], nothing)
+    assert last[0].tolist() == [0.0]
     one, zero = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
-    assert float(LossRule(min_snr_gamma=5.0).sum(one, zero, at, nothing, velocity=True)) == 0.0
-    assert float(LossRule(debiased=True).sum(one, zero, at, nothing, velocity=True)) == 1.0
-    assert math.isfinite(float(LossRule("huber").sum(one, zero, at, nothing)))
+    assert float(LossRule(min_snr_gamma=5.0).sum(one, zero, *last, velocity=True)) == 0.0
+    assert float(LossRule(debiased=True).sum(one, zero, *last, velocity=True)) == 1.0
+    assert math.isfinite(float(LossRule("huber").sum(one, zero, *last)))
 
 
 class Stub:
@@ -172,6 +179,12 @@ class Stub:
 
     def target(self, model, batch):
         return batch["target"]
+
+    def snr(self, model, timesteps):
+        return snr(model.schedule.alphas_cumprod, timesteps)
+
+    def time_weight(self, model, timesteps):
+        return None
 
 
 def batch(rows=slice(None)):
@@ -188,7 +201,7 @@ def batch(rows=slice(None)):
 def denoising(rule: LossRule) -> Denoising:
     model = SimpleNamespace(
         description=SimpleNamespace(prediction_type="epsilon"),
-        schedule=SimpleNamespace(alphas_cumprod=ALPHAS),
+        schedule=SimpleNamespace(alphas_cumprod=ALPHAS, config=SimpleNamespace(num_train_timesteps=STEPS)),
     )
     return Denoising(Stub(), model, rule)  # type: ignore[arg-type]
 

@@ -94,6 +94,15 @@ def _by_list(
     return matched
 
 
+def _trainable(sheet: Sheet, modules: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """The predictor's modules that a LoRA may adapt with an effect."""
+    found = {name: shape for name, shape in modules.items() if re.fullmatch(sheet.trainable, name)}
+    numbers = (part for name in found for part in name.split(".")[1:2] if part.isdigit())
+    last = max(map(int, numbers), default=0)
+    idle = {name.replace(".last.", f".{last}.") for name in sheet.idle}
+    return {name: shape for name, shape in found.items() if name not in idle}
+
+
 def match_targets(
     sheet: Sheet,
     modules: Mapping[str, Mapping[str, tuple[int, ...]]],
@@ -109,6 +118,8 @@ def match_targets(
     LS4021 a broken regular expression, LS4022 an entry that matches nothing.
     """
     components = [sheet.predictor, *(sheet.text_encoders if train_text_encoder else ())]
+    if sheet.trainable:
+        modules = {**modules, sheet.predictor: _trainable(sheet, modules[sheet.predictor])}
     preset = sheet.default_preset if targets == "auto" else targets
     if isinstance(preset, str) and preset in sheet.target_presets:
         table = sheet.target_presets[preset]

@@ -18,7 +18,9 @@ def generate(
     seed: Annotated[int, typer.Option("--seed", min=0, help=say("generate.seed"))] = 42,
     count: Annotated[int, typer.Option("--count", min=1, help=say("generate.count"))] = 1,
     steps: Annotated[int, typer.Option("--steps", min=1, max=1000, help=say("generate.steps"))] = 25,
-    guidance: Annotated[float, typer.Option("--guidance", min=0, help=say("generate.guidance"))] = 7.0,
+    guidance: Annotated[
+        float | None, typer.Option("--guidance", min=0, help=say("generate.guidance"))
+    ] = None,
     width: Annotated[int | None, typer.Option("--width", min=8, help=say("generate.size"))] = None,
     height: Annotated[int | None, typer.Option("--height", min=8, help=say("generate.size"))] = None,
     strengths: Annotated[str | None, typer.Option("--strengths", help=say("generate.strengths"))] = None,

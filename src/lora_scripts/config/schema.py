@@ -45,6 +45,11 @@ def _printable(value: Any) -> Any:
     return value
 
 
+def _unset(value: Any) -> Any:
+    """``auto`` is what stands where nothing is written: what the base says counts."""
+    return None if value == "auto" else value
+
+
 def _task(value: Any) -> Any:
     return TASK_ALIASES.get(value, value) if isinstance(value, str) else value
 
@@ -111,7 +116,9 @@ class Preview(Section):
     every_steps: Every | None = harmless(None)
     seed: Whole = harmless(42)
     steps: Annotated[Whole, Field(ge=1, le=1000)] = harmless(25, "image-generation")
-    guidance_scale: Annotated[Real, Field(ge=0)] = harmless(7.0, "image-generation")
+    guidance_scale: Annotated[
+        Literal["auto"] | Annotated[Real, Field(ge=0)] | None, BeforeValidator(_unset)
+    ] = harmless(None, "image-generation")
     width: Annotated[Whole, Field(ge=8)] | None = harmless(None, "image-generation")
     height: Annotated[Whole, Field(ge=8)] | None = harmless(None, "image-generation")
     max_new_tokens: Annotated[Whole, Field(ge=1, le=4096)] = harmless(128, "text-generation")
@@ -170,7 +177,20 @@ class RunConfig(Section):
     family: str = "auto"
     components: dict[str, PathText] = pictures({})
     quantization: Literal["none", "4bit", "8bit"] = texts("none")
-    prediction_type: Literal["auto", "epsilon", "v_prediction"] = pictures("auto")
+    prediction_type: Literal["auto", "epsilon", "v_prediction", "flow"] = pictures("auto")
+    timestep_sampling: Annotated[
+        Literal["auto", "uniform", "logit_normal", "mode"] | None, BeforeValidator(_unset)
+    ] = pictures(None)
+    logit_mean: Annotated[Real, Field(ge=-10, le=10)] | None = pictures(None)
+    logit_std: Annotated[Real, Field(gt=0, le=10)] | None = pictures(None)
+    mode_scale: Annotated[Real, Field(ge=-1, le=1.75)] | None = pictures(None)
+    discrete_flow_shift: Annotated[
+        Literal["auto", "resolution"] | Annotated[Real, Field(gt=0, le=100)] | None, BeforeValidator(_unset)
+    ] = pictures(None)
+    weighting_scheme: Literal["none", "sigma_sqrt", "cosmap"] | None = pictures(None)
+    guidance_scale: Annotated[
+        Literal["auto"] | Annotated[Real, Field(ge=0, le=100)] | None, BeforeValidator(_unset)
+    ] = pictures(None)
 
     lora_rank: Annotated[Whole, Field(ge=1, le=1024)] = 16
     lora_alpha: Annotated[Real, Field(gt=0)] | None = None

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SPEC_VERSION = "1.0.1"
+SPEC_PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
+"""What ModelSpec knows that a base may predict."""
 LEGACY_AT, LEGACY_LENGTH = 0x100000, 0x10000
 """Where the oldest WebUI hash reads, in bytes."""
 
@@ -50,7 +52,7 @@ def network_metadata(model: Model, adapter: Adapter, facts: ExportFacts) -> dict
     found: dict[str, Any] = {
         "ss_base_model_version": version,
         "ss_v2": "v2" in version,
-        "ss_network_module": "networks.lora",
+        "ss_network_module": sheet.network_module,
         "ss_network_dim": adapter.spec.rank,
         "ss_network_alpha": adapter.spec.alpha,
         "ss_network_dropout": adapter.spec.dropout or None,
@@ -126,9 +128,10 @@ def spec_metadata(model: Model, facts: ExportFacts, body_hash: str) -> dict[str,
         "implementation": sheet.implementation,
         "title": facts.name,
         "resolution": f"{width}x{height}",
-        "prediction_type": "v" if described.prediction_type == "v_prediction" else "epsilon",
         "hash_sha256": f"0x{body_hash}",
     }
+    if described.prediction_type in SPEC_PREDICTIONS:
+        found["prediction_type"] = SPEC_PREDICTIONS[described.prediction_type]
     if facts.trigger_words:
         found["trigger_phrase"] = ", ".join(facts.trigger_words)
     return {f"modelspec.{name}": value for name, value in found.items()}

@@ -99,9 +99,8 @@ def read_back(path: Path, model: Model, adapter: Adapter) -> Readback:
     family.tune(copies[family.sheet.predictor], model.device, model.dtype)
     bare = dataclasses.replace(model, modules=copies)
     pipe = family.pipeline(bare)
-    folder, file = str(path.parent), path.name
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
-        pipe.load_lora_weights(folder, weight_name=file, adapter_name=NAME, local_files_only=True)
+        family.load_lora(pipe, path, NAME)
     found = {name: lora_layers(copy) for name, copy in copies.items()}
     for name, beside in companions(model, adapter).items():  # pairs of zeros, there for clients alone
         found[name] = {module: layer for module, layer in found[name].items() if module not in beside}
@@ -112,7 +111,8 @@ def read_back(path: Path, model: Model, adapter: Adapter) -> Readback:
         params = {"path": str(path), "found": sum(counts.values()), "expected": sum(wanted.values())}
         raise ProblemsError(Problem("LS4031", params, where))
     with safe_open(str(path), framework="pt") as handle:
-        first = next(name for name in handle.keys() if name.endswith(".lora_up.weight"))  # noqa: SIM118
+        ends = (".lora_up.weight", ".lora_B.weight")
+        first = next(name for name in handle.keys() if name.endswith(ends))  # noqa: SIM118
         written = handle.get_tensor(first).dtype
     weights = max(_compare_weights(adapter, name, found[name], written) for name in wanted)
 

@@ -8,11 +8,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from torch import Tensor, nn
 
+    from lora_scripts.config.schema import RunConfig
     from lora_scripts.data.sample import Sample
 
+    from ._flow import FlowRule
     from ._source import Source
 
 Item = Mapping[str, Any]
@@ -35,7 +39,8 @@ class Component:
     """One part of a base model.
 
     ``storage``: "asked" keeps it in the dtype that ``load`` is called with, "float32" always in full
-    precision. ``kohya``: prefix of its LoRA keys, None where it is never adapted. ``inner``: what kohya
+    precision, "wide" as asked but bfloat16 instead of float16, in which it would overflow. ``optional``: a
+    base works without it. ``kohya``: prefix of its LoRA keys, None where it is never adapted. ``inner``: what kohya
     names carry in front of the module's own name (CLIP: ``text_model.``), which newer libraries have
     dropped. ``fused``: ends of the names of modules that clients keep as one weight and so take together or
     not at all.
@@ -44,10 +49,11 @@ class Component:
     name: str
     library: Literal["diffusers", "transformers"]
     class_name: str
-    storage: Literal["asked", "float32"] = "asked"
+    storage: Literal["asked", "float32", "wide"] = "asked"
     kohya: str | None = None
     inner: str = ""
     fused: tuple[str, ...] = ()
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,12 @@ class Sheet:
     component -> regular expressions that match whole module names. Of pictures only: ``tokenizers``, folder
     names of its tokenizers; ``base_versions`` (``ss_base_model_version``) and ``architectures`` (ModelSpec),
     by prediction type; ``implementation``, whose code the LoRA's names follow (ModelSpec); ``convolutions``,
-    component -> regular expressions of the wider ones, which ``conv_rank`` takes along.
+    component -> regular expressions of the wider ones, which ``conv_rank`` takes along; ``lora_layout``, the
+    one that most programs read with its full effect; ``network_module``, sd-scripts' name for such LoRAs;
+    ``guidance``, the scale that pictures are drawn with, and ``sampler``, the solver's name in WebUIs; ``caption_tokens``, how many of a caption are read
+    where the configuration has no say in it; ``trainable``, a regular expression of the predictor's
+    modules that LoRAs may adapt, where not all, and ``idle``, those of them that nothing depends on, ``last``
+    standing for the number of the last block.
     """
 
     name: str
@@ -75,6 +86,13 @@ class Sheet:
     architectures: Mapping[str, str] = field(default_factory=dict)
     implementation: str = ""
     resolution: int = 0
+    lora_layout: Literal["kohya", "diffusers"] = "kohya"
+    network_module: str = "networks.lora"
+    guidance: float = 7.0
+    sampler: str = "DPM++ 2M"
+    trainable: str = ""
+    idle: tuple[str, ...] = ()
+    caption_tokens: int = 0
     convolutions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -113,12 +131,14 @@ class Description:
 class ImageDescription(Description):
     """``resolution`` and ``size_multiple`` are in pixels. ``prediction_settled``: False where nothing says
     what the base predicts, so that it must be tried out; ``prediction_type`` is then the likelier one.
-    ``latent_factor``: pixels for one latent, along a side; ``text_width``: numbers that a token becomes."""
+    ``latent_factor``: pixels for one latent, along a side; ``text_width``: numbers that a token becomes.
+    ``guided``: its predictor is told a guidance scale."""
 
     resolution: int
     size_multiple: int
     prediction_type: str
     prediction_settled: bool = True
+    guided: bool = False
     latent_channels: int = 4
     latent_factor: int = 8
     text_width: int = 768
@@ -176,7 +196,9 @@ class Model:
 class ImageModel(Model):
     """``schedule``: the noise schedule to train on. ``noise_offset``: how far the whole noise of a picture is
     shifted at random in training, in standard deviations. ``clip_skip``: from which layer of the text encoder
-    text is taken, counted from the end; 1 is the last."""
+    text is taken, counted from the end; 1 is the last. ``flow``: how a flow-matching base is trained.
+    ``waiting``: components that are loaded when ``complete`` is called, so that what is used before them has
+    left memory."""
 
     family: ImageFamily
     description: ImageDescription
@@ -184,6 +206,14 @@ class ImageModel(Model):
     schedule: Any
     noise_offset: float = 0.0
     clip_skip: int = 1
+    flow: FlowRule | None = None
+    waiting: dict[str, Callable[[], nn.Module]] = field(default_factory=dict, repr=False)
+
+    def complete(self) -> None:
+        """Loads what was left for later."""
+        while self.waiting:
+            name, load = self.waiting.popitem()
+            self.modules[name] = load()
 
 
 @dataclass(kw_only=True)
@@ -256,7 +286,14 @@ class ImageFamily(Family, Protocol):
         dtype: torch.dtype | None = None,
         components: Mapping[str, str] | None = None,
         prediction_type: str = "auto",
-    ) -> ImageModel: ...
+        later: bool = False,
+    ) -> ImageModel:
+        """``later``: the predictor waits for ``ImageModel.complete``."""
+        ...
+
+    def configure(self, model: Any, config: RunConfig) -> None:
+        """Takes over what a configuration says about how the base is trained."""
+        ...
 
     def stages(
         self,
@@ -270,11 +307,21 @@ class ImageFamily(Family, Protocol):
         masks: bool = False,
     ) -> list[Stage]: ...
 
-    def caption_cutter(self, source: Source) -> Callable[[str, int], tuple[int, str]]:
+    def caption_cutter(
+        self, source: Source, components: Mapping[str, str] | None = None
+    ) -> Callable[[str, int], tuple[int, str]]:
         """Caption and limit -> how many tokens it has, and the words behind the limit; without torch."""
         ...
 
     def target(self, model: Any, batch: Batch) -> Tensor: ...
+
+    def snr(self, model: Any, timesteps: Tensor) -> Tensor:
+        """Signal-to-noise ratio (B,) of a batch's ``timesteps``, float64 on the CPU."""
+        ...
+
+    def time_weight(self, model: Any, timesteps: Tensor) -> Tensor | None:
+        """What each of a batch's ``timesteps`` counts in the loss, (B,); None where all count alike."""
+        ...
 
     def rescale(self, model: Any) -> None:
         """Makes the last step of the noise schedule noise alone."""
@@ -290,7 +337,11 @@ class ImageFamily(Family, Protocol):
 
     def tune(self, predictor: Any, device: torch.device, dtype: torch.dtype) -> None: ...
 
-    def decode(self, model: Any, latents: Tensor) -> list[Any]: ...
+    def decode(self, model: Any, latents: Tensor, size: tuple[int, int] | None = None) -> list[Any]: ...
+
+    def load_lora(self, pipe: Any, path: Path, name: str) -> None:
+        """Puts the LoRA in the file ``path`` onto ``pipe`` under ``name``."""
+        ...
 
     def probe_text(self, model: Any, generator: torch.Generator) -> dict[str, Tensor]: ...
 

@@ -16,8 +16,13 @@ from ._single_file import Layout
 from ._source import Source
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from torch import Tensor
+
+    from lora_scripts.config.schema import RunConfig
+    from lora_scripts.core.problems import Problem
 
 LOGVAR_RANGE = (-30.0, 20.0)
 """Diffusers' ``DiagonalGaussianDistribution`` clamps the log-variance so; ours must sample the same way."""
@@ -25,6 +30,18 @@ LOGVAR_RANGE = (-30.0, 20.0)
 LATENT_PARTS = ("latents", "noise", "timesteps", "mask", "loss_weight")
 """Entries of a batch that say what is to be denoised and what counts; the others are what it is denoised
 by."""
+
+
+def snr(alphas_cumprod: Tensor, timesteps: Tensor) -> Tensor:
+    """Signal-to-noise ratio (B,), float64 on the CPU: ``abar / (1 - abar)``; zero where nothing is left.
+    ``alphas_cumprod`` (T,): the share of the signal's variance after each step."""
+    kept = alphas_cumprod.double().cpu()[timesteps.cpu()]
+    return kept / (1 - kept)
+
+
+def load_lora(pipe: Any, path: Path, name: str) -> None:
+    """Puts a LoRA onto a pipeline by Diffusers' own loader."""
+    pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=name, local_files_only=True)
 
 
 class LatentDiffusion:
@@ -56,6 +73,22 @@ class LatentDiffusion:
             for number, name in enumerate(self.sheet.tokenizers)
         }
 
+    def tokenizers_of(self, source: Source, places: Mapping[str, Source]) -> dict[str, Any]:
+        """The tokenizers of a base whose components come from ``places``."""
+        return self.tokenizers(source)
+
+    def scheduler_of(self, configs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+        """The noise schedule of a base whose file does not hold one; ``configs``: of its components."""
+        return self.scheduler
+
+    def missing(self, places: Mapping[str, Source], configs: Mapping[str, Any]) -> list[Problem]:
+        """What the base needs beside its components and has not."""
+        return []
+
+    def readers(self, model: ImageModel) -> tuple[str, ...]:
+        """The components that read text."""
+        return self.sheet.text_encoders
+
     def embed(self, model: ImageModel, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What ``tokenize`` gives -> the predictor's text inputs; differentiable, for trained encoders."""
         raise LookupError(f"{type(self).__name__} reads no text")
@@ -83,12 +116,21 @@ class LatentDiffusion:
         dtype: torch.dtype | None = None,
         components: Mapping[str, str] | None = None,
         prediction_type: str = "auto",
+        later: bool = False,
     ) -> ImageModel:
         """The frozen base in ``dtype`` (default float32; the VAE always in float32), memory-mapped, offline.
+        ``later``: the predictor waits for ``ImageModel.complete``.
 
         Raises what ``describe`` raises, and LS4012 where weights do not fit.
         """
-        return _loading.load(self, source, device, dtype, components, prediction_type)
+        return _loading.load(self, source, device, dtype, components, prediction_type, later=later)
+
+    def configure(self, model: ImageModel, config: RunConfig) -> None:
+        """Takes over what a configuration says about how the base is trained."""
+        model.noise_offset = config.noise_offset
+        model.clip_skip = config.clip_skip
+        if config.zero_terminal_snr:
+            self.rescale(model)
 
     def resolution(
         self, configs: Mapping[str, Mapping[str, Any]], source: Source, prediction_type: str
@@ -148,7 +190,9 @@ class LatentDiffusion:
         ]
         return [*found, _stages.mask_stage(self.latent_factor(model), cached=not crops)] if masks else found
 
-    def caption_cutter(self, source: Source) -> Callable[[str, int], tuple[int, str]]:
+    def caption_cutter(
+        self, source: Source, components: Mapping[str, str] | None = None
+    ) -> Callable[[str, int], tuple[int, str]]:
         """Caption and limit -> how many tokens it has, and the words behind the limit."""
         from ._clip import cutter
 
@@ -184,7 +228,10 @@ class LatentDiffusion:
         model.scheduler_config = {**model.scheduler_config, "prediction_type": prediction_type}
         model.schedule = self.schedule(model.scheduler_config)
 
-    def draw_timestep(self, model: ImageModel, generator: torch.Generator) -> int:
+    def draw_timestep(
+        self, model: ImageModel, generator: torch.Generator, shape: Sequence[int]
+    ) -> int | float:
+        """A time step at random for latents of ``shape`` (C, h, w)."""
         import torch
 
         steps = model.schedule.config.num_train_timesteps
@@ -215,7 +262,7 @@ class LatentDiffusion:
             spread = torch.exp(0.5 * logvar.clamp(*LOGVAR_RANGE))
             latents.append(mean + spread * torch.randn(mean.shape, generator=generator))
             noises.append(torch.randn(mean.shape, generator=generator))
-            drawn = self.draw_timestep(model, generator)
+            drawn = self.draw_timestep(model, generator, mean.shape)
             timesteps.append(drawn if draw.timestep is None else draw.timestep)
             if model.noise_offset and draw.timestep is None:
                 shift = torch.randn((len(mean), 1, 1), generator=generator)
@@ -223,7 +270,7 @@ class LatentDiffusion:
         batch: Batch = {
             "latents": self.scale_latents(model, torch.stack(latents)),
             "noise": torch.stack(noises),
-            "timesteps": torch.tensor(timesteps, dtype=torch.long),
+            "timesteps": torch.tensor(timesteps),
         }
         for name in sorted(set(items[0]) - {"latents"}):
             batch[name] = torch.stack([item[name] for item in items])
@@ -266,6 +313,14 @@ class LatentDiffusion:
             wanted = model.schedule.get_velocity(latents, noise, batch["timesteps"].to(model.device))
         return wanted
 
+    def snr(self, model: ImageModel, timesteps: Tensor) -> Tensor:
+        """Signal-to-noise ratio (B,), float64 on the CPU, at a batch's time steps."""
+        return snr(model.schedule.alphas_cumprod, timesteps)
+
+    def time_weight(self, model: ImageModel, timesteps: Tensor) -> Tensor | None:
+        """All time steps count alike, but for what the loss itself makes of them."""
+        return None
+
     # -- use ----------------------------------------------------------------------------------------------
 
     def pipeline(self, model: ImageModel) -> Any:
@@ -274,14 +329,17 @@ class LatentDiffusion:
 
         modules: dict[str, Any] = {name: model.modules.get(name) for name in self.sheet.components}
         pipe = getattr(diffusers, self.pipeline_class)(
-            **modules, **model.tokenizers, scheduler=self.sampler(model), **self.pipeline_extras()
+            **modules,
+            **{name: model.tokenizers.get(name) for name in self.sheet.tokenizers},
+            scheduler=self.sampler(model),
+            **self.pipeline_extras(),
         )
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
-    def decode(self, model: ImageModel, latents: Tensor) -> list[Any]:
-        """What the pipeline calls latents -> PIL pictures, in the VAE's own precision whatever the
-        pipeline's."""
+    def decode(self, model: ImageModel, latents: Tensor, size: tuple[int, int] | None = None) -> list[Any]:
+        """What the pipeline calls latents -> PIL pictures of ``size``, in the VAE's own precision whatever
+        the pipeline's."""
         import torch
         from diffusers.image_processor import VaeImageProcessor
 
@@ -292,6 +350,10 @@ class LatentDiffusion:
             pixels = vae.decode(plain + (config.get("shift_factor") or 0.0), return_dict=False)[0]
         pictures: list[Any] = VaeImageProcessor().postprocess(pixels, output_type="pil")
         return pictures
+
+    def load_lora(self, pipe: Any, path: Path, name: str) -> None:
+        """Puts the LoRA in the file ``path`` onto ``pipe`` under ``name``."""
+        load_lora(pipe, path, name)
 
     def latent_factor(self, model: ImageModel) -> int:
         """Pixels for one latent, along a side, of a loaded model."""
@@ -337,6 +399,14 @@ class LatentDiffusion:
         part = self.sheet.components[component]
         inner = "" if module_name.startswith(part.inner) else part.inner
         return f"{part.kohya}_{(inner + module_name).replace('.', '_')}"
+
+    def lora_groups(
+        self, modules: Mapping[str, Mapping[str, tuple[int, ...]]]
+    ) -> dict[str, list[tuple[str, str]]]:
+        """Name in kohya's layout of a weight of the original program -> (component, module) of each that it
+        is made of, in the order of their rows, over ``Description.modules``. Empty for families whose files
+        know every module by its own name."""
+        return {}
 
     def modules_by_name(
         self, modules: Mapping[str, Mapping[str, tuple[int, ...]]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lora_scripts.core.lookup import did_you_mean
@@ -21,11 +22,26 @@ if TYPE_CHECKING:
     from ._diffusion import LatentDiffusion
 
 
+NONE = "none"
+"""What is written in place of a component's file for one that is to be left out."""
+KINDS = {
+    9: "inpainting",
+    8: "instruct-pix2pix",
+    5: "depth",
+    7: "upscaler",
+    384: "FLUX Fill",
+    128: "FLUX Control",
+}
+"""Channels that a special-purpose predictor takes."""
+
+
 def _sources(
     family: LatentDiffusion, source: Source, components: Mapping[str, str] | None
 ) -> dict[str, Source]:
-    """Component -> where it comes from. ProblemsError LS4015 for a component that the family has not."""
-    known = family.sheet.components
+    """Component or tokenizer -> where it comes from; without an optional one that is said to be ``none``.
+    ProblemsError LS4015 for a component that the family has not."""
+    parts_of = family.sheet.components
+    known = [*parts_of, *(n for n in family.sheet.tokenizers if n != "tokenizer")]
     wrong = [name for name in components or {} if name not in known]
     if wrong:
         raise ProblemsError(
@@ -39,8 +55,14 @@ def _sources(
             )
             for name in wrong
         )
-    chosen = {name: parts.override(name, place) for name, place in (components or {}).items()}
-    return {name: chosen.get(name, source) for name in known}
+    left_out = {
+        name
+        for name, place in (components or {}).items()
+        if place == NONE and name in parts_of and parts_of[name].optional
+    }
+    given = {n: place for n, place in (components or {}).items() if n not in left_out}
+    chosen = {name: parts.override(name, place) for name, place in given.items()}
+    return {name: source for name in parts_of if name not in left_out} | chosen
 
 
 def _config(family: LatentDiffusion, part: Component, source: Source) -> dict[str, Any]:
@@ -62,13 +84,15 @@ def _said(source: Source) -> str | None:
     )
 
 
-def _scheduler(family: LatentDiffusion, source: Source, prediction_type: str) -> tuple[dict[str, Any], bool]:
+def _scheduler(
+    family: LatentDiffusion, source: Source, configs: Mapping[str, Any], prediction_type: str
+) -> tuple[dict[str, Any], bool]:
     """The noise schedule's configuration with what the base predicts: as asked for, else as it says, else the
     likelier; and whether that is settled."""
-    config = dict(family.scheduler)
+    config = dict(family.scheduler_of(configs))
     if source.kind == "folder":
         config = json.loads((source.path / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
-    elif said := _said(source):
+    elif (said := _said(source)) in family.predictions:
         config["prediction_type"] = said
     if "ztsnr" in source.shapes:
         config["rescale_betas_zero_snr"] = True
@@ -87,20 +111,26 @@ def _check(family: LatentDiffusion, source: Source, configs: Mapping[str, Mappin
     taken = configs[family.sheet.predictor].get("in_channels")
     latent = family.input_channels(configs)
     if taken != latent:
-        kind = {9: "inpainting", 8: "instruct-pix2pix", 5: "depth", 7: "upscaler"}.get(taken or 0, "special")
+        kind = KINDS.get(taken or 0, "special")
         params = {"kind": kind, "channels": taken, "expected": latent, "path": str(source.path)}
         raise ProblemsError(Problem("LS4010", params, Location(str(source.path))))
 
 
 def _fingerprint(source: Source, places: Mapping[str, Source]) -> dict[str, Any]:
     """What the base is by content, with the parts that come from elsewhere."""
-    others = {name: place.fingerprint() for name, place in places.items() if place is not source}
+    others: dict[str, Any] = {
+        name: place.fingerprint() for name, place in places.items() if place is not source and place.headers
+    }
     return {**source.fingerprint(), **({"components": others} if others else {})}
 
 
 def _width(config: Mapping[str, Any]) -> int:
     width = config.get("cross_attention_dim") or config.get("joint_attention_dim") or 0
     return int(width if isinstance(width, int) else max(width))
+
+
+def _only_absent(error: ProblemsError) -> bool:
+    return all(problem.code == "LS4011" for problem in error.problems)
 
 
 def _described(
@@ -112,17 +142,23 @@ def _described(
     configs = {predictor: _config(family, family.sheet.components[predictor], places[predictor])}
     problems: list[Problem] = []
     for name, part in family.sheet.components.items():
+        if name not in places:
+            continue
         try:
             configs.setdefault(name, {}).update(_config(family, part, places[name]))
         except ProblemsError as error:
-            problems += error.problems
+            configs.pop(name)
+            if not (part.optional and name not in (components or {}) and _only_absent(error)):
+                problems += error.problems
+    problems += family.missing(places, configs)
     if problems:
         raise ProblemsError(problems)
     _check(family, source, configs)
-    scheduler, settled = _scheduler(family, source, prediction_type)
+    scheduler, settled = _scheduler(family, source, configs, prediction_type)
 
     def build() -> dict[str, nn.Module]:
-        return {name: parts.build(part, configs[name]) for name, part in family.sheet.components.items()}
+        made = family.sheet.components.items()
+        return {name: parts.build(part, configs[name]) for name, part in made if name in configs}
 
     description = ImageDescription(
         source=source,
@@ -131,6 +167,7 @@ def _described(
         size_multiple=family.size_multiple(configs),
         prediction_type=scheduler["prediction_type"],
         prediction_settled=settled,
+        guided=bool(configs[predictor].get("guidance_embeds")),
         latent_channels=int(configs["vae"]["latent_channels"]),
         latent_factor=family.factor(configs),
         text_width=_width(configs[predictor]),
@@ -153,29 +190,50 @@ def load(
     dtype: torch.dtype | None,
     components: Mapping[str, str] | None,
     prediction_type: str,
+    *,
+    later: bool = False,
 ) -> ImageModel:
+    """``later``: the predictor is loaded when the model is completed."""
     import torch
 
     place = torch.device(device)
     asked = dtype or torch.float32
     places, scheduler, description = _described(family, source, components, prediction_type)
     modules = description.build()
-    for name, part in family.sheet.components.items():
-        kept = torch.float32 if part.storage == "float32" else asked
+    predictor = family.sheet.predictor
+    configs = {name: parts.config_of(module) for name, module in modules.items()} if later else {}
+
+    def filled(name: str, module: nn.Module) -> nn.Module:
+        part = family.sheet.components[name]
+        kept = _kept(part, asked)
         if places[name].path.is_dir():
-            modules[name] = parts.load_folder(part, parts.folder_of(part, places[name]), kept)
+            module = parts.load_folder(part, parts.folder_of(part, places[name]), kept)
         else:
-            single.load(part, family.layouts[name], places[name], modules[name], device=place, dtype=kept)
-        modules[name] = parts.freeze(modules[name], place)
-    family.tune(modules[family.sheet.predictor], place, asked)
+            single.load(part, family.layouts[name], places[name], module, device=place, dtype=kept)
+        frozen = parts.freeze(module, place)
+        if name == predictor:
+            family.tune(frozen, place, asked)
+        return frozen
+
+    waiting = {predictor: partial(filled, predictor, modules[predictor])} if later else {}
+    modules = {name: filled(name, module) for name, module in modules.items() if name not in waiting}
     return ImageModel(
         family=family,
         description=description,
         modules=modules,
-        tokenizers=family.tokenizers(source),
+        tokenizers=family.tokenizers_of(source, places),
         scheduler_config=scheduler,
         schedule=family.schedule(scheduler),
-        configs={name: parts.config_of(module) for name, module in modules.items()},
+        configs=configs or {name: parts.config_of(module) for name, module in modules.items()},
         device=place,
         dtype=asked,
+        waiting=waiting,
     )
+
+
+def _kept(part: Component, asked: torch.dtype) -> torch.dtype:
+    import torch
+
+    if part.storage == "float32":
+        return torch.float32
+    return torch.bfloat16 if part.storage == "wide" and asked == torch.float16 else asked

@@ -139,7 +139,8 @@ def ids_stage(model: ImageModel, tokens: int = PIECE) -> Stage:
 
 def text_stage(model: ImageModel, dtype: torch.dtype, tokens: int = PIECE) -> Stage:
     """Captions -> what the family's ``embed`` makes of them, one caption a call (see ``latents_stage``)."""
-    names = model.family.sheet.text_encoders
+    family: Any = model.family
+    names = family.readers(model)
     marks = [model.component_hash(name) for name in names]
     if model.clip_skip > 1:
         marks.append(f"clip_skip {model.clip_skip}")

@@ -131,8 +131,10 @@ def _pictures(prepared: Prepared, progress: Progress | None) -> None:
         )
         prepared.problems += check_room(prepared.cache)
     if prepared.family is not None and prepared.source is not None:
-        cutter = cast(ImageFamily, prepared.family).caption_cutter(prepared.source)
-        prepared.problems += check_captions(prepared.dataset.train, cutter, config)
+        family = cast(ImageFamily, prepared.family)
+        cutter = family.caption_cutter(prepared.source, config.components)
+        limit = family.sheet.caption_tokens
+        prepared.problems += check_captions(prepared.dataset.train, cutter, config, limit)
 
 
 def _texts(prepared: Prepared, progress: Progress | None) -> None:
@@ -160,6 +162,7 @@ def _fits_family(prepared: Prepared) -> list[Problem]:
         "text_encoder_training": ("train_text_encoder", config.train_text_encoder),
         "gradient_checkpointing": ("gradient_checkpointing", config.gradient_checkpointing is True),
         "clip_skip": ("clip_skip", config.clip_skip > 1),
+        "use_dora": ("use_dora", config.use_dora),
     }
     found = []
     for feature, (key, wanted) in asked.items():

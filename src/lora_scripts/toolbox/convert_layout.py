@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_scripts.core.problems import Location, Problem, ProblemsError
+from lora_scripts.export.kohya import diffusers_name
 from lora_scripts.export.tensors_file import write_safetensors
 
 from .picture_loras import PictureLayer, WornPicture
@@ -26,13 +27,6 @@ class Converted:
     layers: int
     ranks: tuple[int, ...]
     proof: Proof
-
-
-def diffusers_name(family: Any, component: str, module: str) -> str:
-    """The name in the file, without ``.lora_A.weight``: the path in the model, CLIP's with ``text_model.``,
-    which older and newer libraries read."""
-    inner = family.sheet.components[component].inner
-    return f"{component}.{'' if module.startswith(inner) else inner}{module}"
 
 
 def diffusers_tensors(worn: WornPicture, family: Any, strength: float = 1.0) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ class Drawing:
     """``base``: None takes the one that the first LoRA's header names, else the embedded one.
 
     ``strengths``: numbers with commas; each multiplies the LoRAs' own strengths and gets a column.
-    ``output``: a ``.png`` for one picture or sheet, else a folder.
+    ``guidance``: by default the family's. ``output``: a ``.png`` for one picture or sheet, else a folder.
     """
 
     prompts: tuple[str, ...]
@@ -40,7 +40,7 @@ class Drawing:
     seed: int = 42
     count: int = 1
     steps: int = 25
-    guidance: float = 7.0
+    guidance: float | None = None
     width: int | None = None
     height: int | None = None
     strengths: str | None = None
@@ -97,13 +97,17 @@ def load_base(base: str | None, choices: list[LoraChoice]) -> ImageModel:
     return model
 
 
-def _description(order: Drawing, prompt: str, seed: int, factor: float, choices: list[LoraChoice]) -> str:
+def _description(
+    order: Drawing, model: ImageModel, prompt: str, seed: int, factor: float, choices: list[LoraChoice]
+) -> str:
     """What WebUIs write into a picture under ``parameters``, so that they read ours too."""
     marks = "".join(f" <lora:{c.path.stem}:{c.strength * factor:g}>" for c in choices)
     lines = [prompt + marks]
     if order.negative:
         lines.append(f"Negative prompt: {order.negative}")
-    lines.append(f"Steps: {order.steps}, Sampler: DPM++ 2M, CFG scale: {order.guidance:g}, Seed: {seed}")
+    guidance = model.family.sheet.guidance if order.guidance is None else order.guidance
+    sampler = model.family.sheet.sampler
+    lines.append(f"Steps: {order.steps}, Sampler: {sampler}, CFG scale: {guidance:g}, Seed: {seed}")
     return "\n".join(lines)
 
 
@@ -136,7 +140,7 @@ def draw(order: Drawing, progress: Progress | None = None) -> list[Path]:
     width, height = order.width or side, order.height or side
     check_size(model, width, height)
     pipe = model.family.pipeline(model)
-    put_on(pipe, choices)
+    put_on(pipe, choices, model.family.load_lora)
     jobs = [(prompt, order.seed + number) for prompt in order.prompts for number in range(order.count)]
     total, done = len(jobs) * len(factors), 0
     columns: list[list[Image]] = []
@@ -158,7 +162,7 @@ def draw(order: Drawing, progress: Progress | None = None) -> list[Path]:
         )
         done += len(jobs)
     rows = [list(row) for row in zip(*columns, strict=True)]
-    return _write(order, jobs, factors, rows, choices)
+    return _write(order, model, jobs, factors, rows, choices)
 
 
 def _onward(progress: Progress | None, done: int, total: int) -> Progress | None:
@@ -167,6 +171,7 @@ def _onward(progress: Progress | None, done: int, total: int) -> Progress | None
 
 def _write(
     order: Drawing,
+    model: ImageModel,
     jobs: list[tuple[str, int]],
     factors: list[float],
     rows: list[list[Image]],
@@ -179,7 +184,7 @@ def _write(
             for factor, picture in zip(factors, row, strict=True):
                 strength = f"-strength{factor:g}" if order.strengths else ""
                 own = order.output / f"{number:04d}-seed{seed}{strength}.png"
-                text = _description(order, prompt, seed, factor, choices)
+                text = _description(order, model, prompt, seed, factor, choices)
                 files.append(save(picture, order.output if single else own, text))
     if len(jobs) * len(factors) > 1:
         labels = [prompt if order.count == 1 else f"{prompt} ({seed})" for prompt, seed in jobs]

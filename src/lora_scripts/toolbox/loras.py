@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 from lora_scripts.core.catalogue import say
 from lora_scripts.core.problems import Location, Problem, ProblemsError
+from lora_scripts.families._diffusion import load_lora
 from lora_scripts.families._header import read_header
 from lora_scripts.families._signatures import signature, title
 
@@ -41,8 +42,10 @@ def _applied(pipe: Any, name: str) -> int:
     return sum(name in getattr(layer, "lora_A", {}) for part in modules for layer in part.modules())
 
 
-def put_on(pipe: Any, choices: Sequence[LoraChoice]) -> list[int]:
-    """Loads every file onto ``pipe``; the number of layers that each one reached.
+def put_on(
+    pipe: Any, choices: Sequence[LoraChoice], load: Callable[[Any, Path, str], None] = load_lora
+) -> list[int]:
+    """Loads every file onto ``pipe`` by the family's ``load_lora``; the number of layers that each one reached.
 
     Raises ProblemsError: LS4003 to LS4005 an unreadable file, LS4042 not a LoRA, LS4041 no layer took it.
     """
@@ -56,10 +59,9 @@ def put_on(pipe: Any, choices: Sequence[LoraChoice]) -> list[int]:
             raise ProblemsError(Problem("LS4042", params, where))
         name, reason = f"lora{number}", ""
         try:
-            folder, file = str(choice.path.parent), choice.path.name
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Already found a `peft_config`")
-                pipe.load_lora_weights(folder, weight_name=file, adapter_name=name, local_files_only=True)
+                load(pipe, choice.path, name)
         except (ValueError, KeyError, RuntimeError, AttributeError) as error:
             reason = (str(error) or type(error).__name__).strip().splitlines()[0][:160]
         applied = 0 if reason else _applied(pipe, name)

@@ -111,7 +111,8 @@ def _fits(lora: PictureLora, layer: PictureLayer, place: tuple[str, str], descri
     kernel = lora.file.entries[layer.middle].shape[2:] if layer.middle else down[2:]
     inputs = (down[1], *kernel)
     ones = (1,) * (len(shape) - 2)
-    return up[0] == shape[0] and up[1] == down[0] and (*inputs, *ones)[: len(shape) - 1] == shape[1:]
+    height = layer.rows[1] - layer.rows[0] if layer.rows else up[0]
+    return height == shape[0] and up[1] == down[0] and (*inputs, *ones)[: len(shape) - 1] == shape[1:]
 
 
 def change_of(jobs: Sequence[tuple[WornPicture, PictureLayer, Place | None]]) -> Change:

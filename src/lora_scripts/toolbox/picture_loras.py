@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +38,8 @@ Modules = Mapping[str, Mapping[str, tuple[int, ...]]]
 @dataclass(frozen=True)
 class PictureLayer:
     """``weight + scale * up @ down``, of a DoRA with rows (or columns) of the lengths ``magnitude``. The
-    fields but ``rank`` and ``scale`` are names of the file's tensors. ``middle``: LyCORIS' core of a split
-    convolution."""
+    fields but ``rank``, ``scale`` and ``rows`` are names of the file's tensors. ``middle``: LyCORIS' core of a
+    split convolution. ``rows``: which of ``up``'s are the module's, of a weight that several share."""
 
     module: str
     down: str
@@ -48,6 +48,7 @@ class PictureLayer:
     scale: float
     middle: str | None = None
     magnitude: str | None = None
+    rows: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,16 @@ class PictureLora:
         import torch
 
         down, up = (self.file.get(name).float() for name in (layer.down, layer.up))
+        if layer.rows:
+            up = up[slice(*layer.rows)]
         if layer.middle:
             core = self.file.get(layer.middle).float()
             down = torch.einsum("rskl,si->rikl", core, down.flatten(1))
         if layer.magnitude is None:
             return Values(down, up, layer.scale)
         length = self.file.get(layer.magnitude).float()
+        if layer.rows:
+            length = length[slice(*layer.rows)]
         columns = length.ndim > 1 and length.shape[0] == 1 and up.shape[0] != 1
         by_input = columns and layer.magnitude.endswith(".dora_scale")  # PEFT's (1, out, 1, 1) are rows
         return Values(down, up, layer.scale, length.flatten(), by_input)
@@ -229,13 +234,36 @@ def find_modules(
         kohya.setdefault(name.replace("_text_model_", "_", 1), place)
     found: dict[tuple[str, str], PictureLayer] = {}
     missing: list[str] = []
+    groups = family.lora_groups(modules)
     for name, layer in lora.layers.items():
+        shared = _shared(layer, groups.get(name) or groups.get(_original(name)), lora, modules)
         placed = kohya.get(name) or _by_path(name, sheet, modules)
-        if placed is None or placed in found:
+        if shared and not shared.keys() & found.keys():
+            found |= shared
+        elif placed is None or placed in found:
             missing.append(name)
         else:
             found[placed] = layer
     return found, missing
+
+
+def _original(name: str) -> str:
+    """Kohya's name of a layer that is called by its original name with dots."""
+    return re.sub(r"^(?:model\.)?diffusion_model\.", "lora_unet_", name).replace(".", "_")
+
+
+def _shared(
+    layer: PictureLayer, group: list[tuple[str, str]] | None, lora: PictureLora, modules: Modules
+) -> dict[tuple[str, str], PictureLayer]:
+    """A layer of a weight that several modules have rows in, as one for each; empty where it is none."""
+    rows = [modules[component][module][0] for component, module in group or ()]
+    if not group or lora.file.entries[layer.up].shape[0] != sum(rows):
+        return {}
+    starts = [sum(rows[:number]) for number in range(len(rows))]
+    return {
+        place: layer if len(group) == 1 else replace(layer, rows=(start, start + count))
+        for place, start, count in zip(group, starts, rows, strict=True)
+    }
 
 
 def _by_path(name: str, sheet: Sheet, modules: Modules) -> tuple[str, str] | None:

@@ -58,7 +58,7 @@ def predicted(
         if not worn:
             return bare, bare, []
         pipe = family.pipeline(model)
-        counts = put_on(pipe, worn)
+        counts = put_on(pipe, worn, family.load_lora)
         set_strengths(pipe, worn)
         return bare, family.predict(model, batch), counts
 

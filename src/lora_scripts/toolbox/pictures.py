@@ -32,7 +32,7 @@ def make_pictures(
     encoded: Sequence[PromptInputs] = (),
     seed: int | Sequence[int] = 42,
     steps: int = 25,
-    guidance_scale: float = 7.0,
+    guidance_scale: float | None = None,
     width: int | None = None,
     height: int | None = None,
     pipe: Any = None,
@@ -40,7 +40,7 @@ def make_pictures(
 ) -> list[Image]:
     """One picture for each prompt; ``seed`` is one for all or one for each.
 
-    ``encoded``: the prompts, then the negative one, as ``family.prompts`` gives them, where the text encoder
+    ``guidance_scale``: by default the family's. ``encoded``: the prompts, then the negative one, as ``family.prompts`` gives them, where the text encoder
     has left memory. ``width`` and ``height`` in pixels, by default the base's resolution. ``pipe``: the
     model's pipeline if it carries LoRAs of its own. Pictures are drawn one at a time with noise from the
     CPU, so that a picture does not depend on its neighbours or the device. Raises ProblemsError LS4043.
@@ -65,9 +65,9 @@ def make_pictures(
             width=width,
             height=height,
             num_inference_steps=steps,
-            guidance_scale=guidance_scale,
+            guidance_scale=family.sheet.guidance if guidance_scale is None else guidance_scale,
             generator=torch.Generator("cpu").manual_seed(own_seed),
             output_type="latent",
         ).images
-        pictures += family.decode(model, latents)
+        pictures += family.decode(model, latents, (width, height))
     return pictures

@@ -85,11 +85,9 @@ class ImageTask:
             dtype=precision.dtype,
             components=config.components,
             prediction_type=config.prediction_type,
+            later=True,
         )
-        model.noise_offset = config.noise_offset
-        model.clip_skip = config.clip_skip
-        if config.zero_terminal_snr:
-            family.rescale(model)
+        family.configure(model, config)
         progress("base", 1, 1)
         trained = family.sheet.text_encoders if config.train_text_encoder else ()
         stages = CachedStages(
@@ -105,15 +103,16 @@ class ImageTask:
             cache_folder(config.cache_dir),
         )
         stages.fill([*(each for each in dataset.train if not each.repeat), *dataset.validation], progress)
+        previews = [*config.preview.prompts, config.preview.negative_prompt] if config.preview.prompts else []
+        encoded = family.prompts(model, previews) if previews and not trained else []
+        _release_idle(model, trained, keep_vae=bool(previews) or config.random_crop)
+        model.complete()
         tried, items = None, [stages.item(sample) for sample in dataset.train[: prediction.PICTURES]]
         if not model.description.prediction_settled:
             tried = prediction.denoising_losses(family, model, items)
             family.settle(model, prediction.decide(tried))
             if config.zero_terminal_snr and model.description.prediction_type == "epsilon":
                 raise ProblemsError(Problem("LS4401"))
-        previews = [*config.preview.prompts, config.preview.negative_prompt] if config.preview.prompts else []
-        encoded = family.prompts(model, previews) if previews and not trained else []
-        _release_idle(model, trained, keep_vae=bool(previews) or config.random_crop)
         spec = spec_of(config)
         adapter = attach(model, spec, train_text_encoder=config.train_text_encoder, seed=config.seed)
         if config.init_from is not None:

@@ -36,8 +36,9 @@ class LossRule:
         self,
         prediction: Tensor,
         target: Tensor,
+        ratio: Tensor,
         timesteps: Tensor,
-        alphas_cumprod: Tensor,
+        steps: int,
         *,
         velocity: bool = False,
         mask: Tensor | None = None,
@@ -45,13 +46,13 @@ class LossRule:
     ) -> Tensor:
         """The float32 sum over pictures of ``weight x time-step weight x mean error``.
 
-        ``prediction`` and ``target`` (B, C, h, w), ``timesteps`` (B,), ``alphas_cumprod`` (T,): the share of
-        the signal's variance after each step. ``velocity``: the target is v. ``mask`` (B, 1, h, w), nowhere
+        ``prediction`` and ``target`` (B, C, h, w); ``ratio`` (B,): the signal-to-noise ratio at
+        ``timesteps`` (B,), of which there are ``steps``. ``velocity``: the target is v. ``mask`` (B, 1, h, w), nowhere
         below zero: each picture's error is its mean under the mask, and zero where the mask is zero
         everywhere. ``weight`` (B,).
         """
-        ratio = snr(alphas_cumprod, timesteps).to(prediction.device)
-        error = self.error(prediction.float(), target.float(), timesteps, alphas_cumprod)
+        ratio = ratio.to(prediction.device)
+        error = self.error(prediction.float(), target.float(), ratio, timesteps, steps)
         means = error.flatten(1).mean(1) if mask is None else masked_means(error, mask.to(error))
         if self.min_snr_gamma is not None:
             means = means * min_snr_weight(ratio, self.min_snr_gamma, velocity).to(means)
@@ -61,19 +62,21 @@ class LossRule:
             means = means * weight.to(means)
         return means.sum()
 
-    def error(self, prediction: Tensor, target: Tensor, timesteps: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    def error(
+        self, prediction: Tensor, target: Tensor, ratio: Tensor, timesteps: Tensor, steps: int
+    ) -> Tensor:
         """Element by element (B, C, h, w). ``huber`` is ``2c (sqrt(e^2 + c^2) - c)``, which is ``e^2`` for
         small errors, and ``smooth_l1`` the same over ``c``, which is ``2 |e|`` for large ones: the
         pseudo-Huber losses of sd-scripts (arXiv:2403.16728)."""
         squared = (prediction - target).square()
         if self.kind == "l2":
             return squared
-        c = self.threshold(timesteps, alphas_cumprod).to(squared).view(-1, 1, 1, 1)
+        c = self.threshold(ratio, timesteps, steps).to(squared).view(-1, 1, 1, 1)
         rooted = (squared + c.square()).sqrt() - c
         return 2 * c * rooted if self.kind == "huber" else 2 * rooted
 
-    def threshold(self, timesteps: Tensor, alphas_cumprod: Tensor) -> Tensor:
-        """``c`` (B,) at each time step t of T. ``exponential``: from 1 down to ``huber_c`` as
+    def threshold(self, ratio: Tensor, timesteps: Tensor, steps: int) -> Tensor:
+        """``c`` (B,) at each time step t of ``steps`` T. ``exponential``: from 1 down to ``huber_c`` as
         ``huber_c^(t/T)``; ``snr``: ``(1 - huber_c) / (1 + sigma)^2 + huber_c`` with sigma the noise over the
         signal."""
         import torch
@@ -81,8 +84,8 @@ class LossRule:
         if self.huber_schedule == "constant":
             return torch.full(timesteps.shape, self.huber_c, dtype=torch.float64)
         if self.huber_schedule == "exponential":
-            return torch.exp(math.log(self.huber_c) / len(alphas_cumprod) * timesteps.double().cpu())
-        sigma = snr(alphas_cumprod, timesteps).rsqrt()
+            return torch.exp(math.log(self.huber_c) / steps * timesteps.double().cpu())
+        sigma = ratio.double().cpu().rsqrt()
         return (1 - self.huber_c) / (1 + sigma).square() + self.huber_c
 
 
@@ -90,12 +93,6 @@ def masked_means(error: Tensor, mask: Tensor) -> Tensor:
     """Each picture's mean error (B,) under its mask: what is masked in counts alike, however small it is."""
     total = mask.flatten(1).sum(1) * error.shape[1]
     return (error * mask).flatten(1).sum(1) / total.clamp_min(1e-12)
-
-
-def snr(alphas_cumprod: Tensor, timesteps: Tensor) -> Tensor:
-    """Signal-to-noise ratio (B,), float64 on the CPU: ``abar / (1 - abar)``; zero where nothing is left."""
-    kept = alphas_cumprod.double().cpu()[timesteps.cpu()]
-    return kept / (1 - kept)
 
 
 def min_snr_weight(ratio: Tensor, gamma: float, velocity: bool) -> Tensor:

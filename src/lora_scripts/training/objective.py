@@ -54,15 +54,18 @@ class Denoising:
         return {"denoising": float(len(batch["timesteps"]))}
 
     def sums(self, batch: Batch) -> dict[str, torch.Tensor]:
-        places = {"mask": batch.get("mask"), "weight": batch.get("loss_weight")}
-        return {"denoising": self._sum(self.rule, batch, **places)}
+        weight, counted = batch.get("loss_weight"), self.family.time_weight(self.model, batch["timesteps"])
+        if counted is not None:
+            weight = counted if weight is None else weight * counted
+        return {"denoising": self._sum(self.rule, batch, mask=batch.get("mask"), weight=weight)}
 
     def _sum(self, rule: LossRule, batch: Batch, **places: torch.Tensor | None) -> torch.Tensor:
         prediction = self.family.predict(self.model, batch)
         target = self.family.target(self.model, batch)
         velocity = self.model.description.prediction_type == "v_prediction"
-        schedule = self.model.schedule.alphas_cumprod
-        return rule.sum(prediction, target, batch["timesteps"], schedule, velocity=velocity, **places)
+        times, steps = batch["timesteps"], self.model.schedule.config.num_train_timesteps
+        ratio = self.family.snr(self.model, times)
+        return rule.sum(prediction, target, ratio, times, steps, velocity=velocity, **places)
 
     def measures(self, batch: Batch) -> dict[str, tuple[float, float]]:
         return {"denoising": (float(self._sum(LossRule(), batch)), self.weights(batch)["denoising"])}

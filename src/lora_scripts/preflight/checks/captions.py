@@ -23,15 +23,18 @@ _TAG_WORDS = 3
 Cutter = Callable[[str, int], tuple[int, str]]
 
 
-def check_captions(samples: Iterable[Sample], cutter: Cutter, config: RunConfig) -> list[Problem]:
-    """``cutter``: caption and limit -> its number of tokens, and the words behind the limit."""
+def check_captions(
+    samples: Iterable[Sample], cutter: Cutter, config: RunConfig, limit: int = 0
+) -> list[Problem]:
+    """``cutter``: caption and limit -> its number of tokens, and the words behind the limit. ``limit``: how
+    many tokens are read, by default as the configuration says."""
     texts: dict[str, list[str]] = {}
     written: dict[str, list[str]] = {}
     for sample in samples:
         if not sample.repeat and not sample.size:
             texts.setdefault(sample.caption, []).append(sample.name)
             written.setdefault(str(sample.example.fields["caption"]), []).append(sample.name)
-    found = _too_long(texts, cutter, config.max_caption_tokens)
+    found = _too_long(texts, cutter, limit or config.max_caption_tokens)
     marked = [name for caption, names in written.items() if _EMPHASIS.search(caption) for name in names]
     if marked:
         told = {"count": len(marked), "names": listing(marked)}

@@ -11,6 +11,8 @@ from lora_scripts.core.problems import Problem, ProblemsError
 from lora_scripts.export.earlier import fitted
 from lora_scripts.families._base import Description, Family, ImageDescription
 
+from .flow import check_flow
+
 
 def check_picture_training(
     config: RunConfig, family: Family | None, description: Description | None
@@ -20,7 +22,7 @@ def check_picture_training(
         return []
     problems = _losses(config, description) + _prediction(description) + _keys(config)
     if family is not None and isinstance(description, ImageDescription):
-        problems += _layers(config, family, description)
+        problems += check_flow(config, family, description) + _layers(config, family, description)
     return problems
 
 
