@@ -63,13 +63,14 @@ class Parts:
 @dataclass(frozen=True)
 class Merged:
     """``folder`` holds ``layers`` changed weights. ``dequantised``: the base was a GGUF file. ``difference``:
-    of the next-token logits of the base wearing the adapters and of the folder, read again."""
+    of the next-token logits of the base wearing the adapters and of the folder, read again; None where no
+    proof was asked for."""
 
     folder: Path
     layers: int
     dtype: str
     dequantised: bool
-    difference: Difference
+    difference: Difference | None
 
 
 def parse_worn(text: str) -> Worn:
@@ -167,9 +168,11 @@ def merge(
     output: Path,
     *,
     dtype: str | None = None,
+    proven: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Merged:
-    """Writes ``output``, a whole model in the base's precision (or ``dtype``), and proves it.
+    """Writes ``output``, a whole model in the base's precision (or ``dtype``), and proves it. Without
+    ``proven`` a base whose files are named as its layers is never loaded: memory holds one file at a time.
 
     ``progress(done, total)`` counts files of weights. The folder appears whole or not at all. Raises
     ProblemsError as ``open_parts``, LS4305 where the folder does something else than the adapters,
@@ -179,10 +182,12 @@ def merge(
         raise ProblemsError(Problem("LS4308", {"path": str(output)}, Location(str(output))))
     parts = open_parts(base, loras, dtype)
     tokenizer = tokenizer_of(parts)
-    model = load_base(parts)
-    plan = by_files(parts) or by_module(parts, model)
+    files = by_files(parts)
+    model = load_base(parts) if proven or files is None else None
+    plan = files if files is not None or model is None else by_module(parts, model)
+    assert plan is not None
     ids = encode(tokenizer)
-    bare, wanted = adapter_logits(parts, model, ids)
+    bare, wanted = adapter_logits(parts, model, ids) if proven and model is not None else (None, None)
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.parent / f".tmp-{os.getpid()}-{output.name}"
     try:
@@ -192,9 +197,10 @@ def merge(
             del model
             _write_files(temporary, parts, plan, progress)
         else:
+            assert model is not None
             _write_module(temporary, parts, model, plan)
             del model
-        difference = _proven(temporary, parts, ids, bare, wanted)
+        difference = _proven(temporary, parts, ids, bare, wanted) if proven else None
         if output.is_dir():
             output.rmdir()
         temporary.rename(output)

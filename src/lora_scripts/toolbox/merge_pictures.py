@@ -45,13 +45,13 @@ Progress = Callable[[int, int], None]
 @dataclass(frozen=True)
 class MergedPictures:
     """``layers``: changed weights. ``twins``: averaged weights that were left as they are. ``left_out``:
-    files of a folder that nobody would have merged."""
+    files of a folder that nobody would have merged. ``proof``: None where none was asked for."""
 
     path: Path
     layers: int
     twins: int
     left_out: int
-    proof: Proof
+    proof: Proof | None
 
 
 def open_base(base: str | None, loras: Sequence[PictureLora]) -> tuple[Source, Any, Any]:
@@ -187,10 +187,12 @@ def merge_pictures(
     output: Path,
     *,
     dtype: str | None = None,
+    proven: bool = True,
     progress: Progress | None = None,
 ) -> MergedPictures:
     """Writes ``output`` as the base came, a file with the original's names and precision or a folder, and
-    proves it: loaded again, it predicts what the base with the LoRAs on it predicts.
+    proves it: loaded again, it predicts what the base with the LoRAs on it predicts. Without ``proven`` no
+    model is loaded.
 
     The file is written tensor by tensor and appears whole or not at all. ``dtype``: of all weights instead
     of each one's own. ``progress(done, total)`` counts tensors. Raises ProblemsError as ``wear``; LS4308
@@ -219,7 +221,7 @@ def merge_pictures(
             )  # fmt: skip
         else:
             left_out = _write_folder(source, temporary, changes, worn, kind, progress)
-        proof = prove(source, family, temporary, worn)
+        proof = prove(source, family, temporary, worn) if proven else None
         if output.is_dir():
             output.rmdir()
         temporary.rename(output)
