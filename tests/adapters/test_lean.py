@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -39,7 +41,7 @@ def layer(*, dtype=torch.float32, bias=True, dropout=0.0, scale=SCALE):
 
 
 def as_lean(made):
-    assert lean.make_lean([made]) == 1
+    assert lean.make_lean({"made": made}) == 1
     return made
 
 
@@ -108,9 +110,100 @@ def test_the_derivative_is_that_of_the_function(start, dropout):
 
     def function(x, first, second):
         torch.manual_seed(3)
-        return lean.linear(x, weight, bias, first, second, scale=SCALE, start=frozen, dropout=dropout)
+        part = lean.Part(weight, bias, first, second, SCALE, frozen)
+        return lean.linear(x, part, dropout=dropout)[0]
 
     assert torch.autograd.gradcheck(function, (drawn(2, 4, 5), drawn(3, 5), drawn(6, 3)))
+
+
+def test_the_derivative_of_parts_that_share_an_input_is_that_of_the_functions():
+    generator = torch.Generator().manual_seed(1)
+
+    def drawn(*shape):
+        return torch.randn(shape, dtype=torch.float64, generator=generator)
+
+    weights, biases = (drawn(6, 5), drawn(3, 5)), (drawn(6), None)
+
+    def function(x, *pairs):
+        parts = [
+            lean.Part(weights[i], biases[i], pairs[2 * i], pairs[2 * i + 1], scale)
+            for i, scale in enumerate((SCALE, 1.3))
+        ]
+        return lean.linear(x, *parts)
+
+    trained = (drawn(3, 5), drawn(6, 3), drawn(2, 5), drawn(3, 2))
+    assert torch.autograd.gradcheck(function, [t.requires_grad_() for t in (drawn(2, 4, 5), *trained)])
+
+
+class Attention(nn.Module):
+    """Three projections that read one tensor, or ``odd`` another one."""
+
+    def __init__(self, *, odd=False):
+        super().__init__()
+        self.q_proj, self.k_proj, self.v_proj = layer(), layer(scale=0.3), layer(bias=False)
+        self.odd = odd
+        for number, parameter in enumerate(self.parameters()):
+            parameter.data += 0.01 * number
+
+    def forward(self, x):
+        other = x * 2 if self.odd else x
+        return self.q_proj(x).tanh() * self.k_proj(other) + self.v_proj(other)
+
+
+def gradients(model, x):
+    model.zero_grad()
+    x = x.clone().requires_grad_(True)
+    model(x).square().sum().backward()
+    trained = [p.grad for n, p in model.named_parameters() if "lora_" in n]
+    return [x.grad, *(grad.clone() for grad in trained)]
+
+
+@pytest.mark.parametrize("odd", [False, True])
+def test_layers_that_read_one_tensor_are_computed_together_and_others_are_not(odd, monkeypatch):
+    x = torch.randn((2, 7, INNER), generator=torch.Generator().manual_seed(2))
+    model = Attention(odd=odd).train()
+    wanted = gradients(model, x)
+    names = {f"layer.0.{name}": part for name, part in model.named_children()}
+    assert lean.make_lean(names) == 3
+    sizes, plain = [], lean.linear
+    monkeypatch.setattr(
+        lean, "linear", lambda x, *parts, **o: sizes.append(len(parts)) or plain(x, *parts, **o)
+    )
+    assert max(distances(gradients(model, x), wanted)) < 1e-5
+    assert sizes == ([3, 1, 1] if odd else [3])
+    # Off, in evaluation and with dropout each goes its own way, and to the same numbers.
+    parts: list[Any] = list(model.children())
+    for part in parts:
+        part.lora_dropout["default"] = nn.Dropout(0.5)
+    assert max(distances(gradients(model.eval(), x), wanted)) < 1e-5
+    sizes.clear()
+    gradients(model.train(), x)
+    assert sizes == [1, 1, 1]
+    for part in parts:
+        part.enable_adapters(False)
+    sizes.clear()
+    model(x)
+    assert sizes == []
+
+
+def test_layers_under_another_name_or_parent_are_computed_alone(monkeypatch):
+    model = Attention()
+    names = {"layer.0.q_proj": model.q_proj, "layer.1.k_proj": model.k_proj, "layer.0.v_proj": model.v_proj}
+    lean.make_lean(names)
+    assert not any("lora_scripts_fellows" in vars(part) for part in model.children())
+
+
+def test_what_lies_ready_is_for_the_tensor_as_it_was():
+    model = Attention()
+    lean.make_lean({f"a.{name}": part for name, part in model.named_children()})
+    x = torch.randn(4, INNER)
+    model.q_proj(x)
+    x.mul_(3)
+    found = model.k_proj(x)
+    torch.testing.assert_close(found, model.k_proj(x))
+    model.q_proj(x)
+    with torch.no_grad():
+        assert not model.k_proj(x).requires_grad
 
 
 def test_the_frozen_half_is_taken_away():

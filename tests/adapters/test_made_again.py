@@ -45,7 +45,7 @@ def grown(noted, *, change=None, dropout=0.0, recomputed=False):
         if change:
             made.add_(change)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            return lean.linear(made, weight, None, first, second, scale=0.7, dropout=dropout)
+            return lean.linear(made, lean.Part(weight, None, first, second, 0.7), dropout=dropout)[0]
 
     torch.manual_seed(9)
     out = checkpoint(layer, gate, up, use_reentrant=True) if recomputed else layer(gate, up)

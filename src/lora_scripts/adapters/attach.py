@@ -130,7 +130,7 @@ def attach(
     if lean or spec.init == "pissa":
         from lora_scripts.adapters.lean import make_lean
 
-        make_lean(adapter.layers.values())
+        make_lean(adapter.layers)
     return adapter
 
 

@@ -8,7 +8,8 @@ switching off are its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from weakref import ref
@@ -19,15 +20,24 @@ if TYPE_CHECKING:
 
 MADE_FROM = "lora_scripts_made_from"
 """Attribute of a tensor: its version, how to make it again, and from which tensors."""
+FED_ALIKE = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Names of neighbouring layers that read the same tensor, in the order in which they do."""
 STEPS = 1 << 16
 """Into how many steps the probability of dropout is rounded."""
 
 
-def make_lean(layers: Iterable[Any]) -> int:
-    """Switches those of ``layers`` that can compute leanly to it; returns how many did."""
-    fitting = [layer for layer in layers if fits(layer)]
-    for layer in fitting:
+def make_lean(layers: Mapping[str, Any]) -> int:
+    """Switches those of ``layers``, by module name, that can compute leanly to it; returns how many did."""
+    fitting = {name: layer for name, layer in layers.items() if fits(layer)}
+    for layer in fitting.values():
         layer.__class__ = _layer_class()
+    for parent in {name.rpartition(".")[0] for name in fitting}:
+        for leaves in FED_ALIKE:
+            together = [fitting[f"{parent}.{leaf}"] for leaf in leaves if f"{parent}.{leaf}" in fitting]
+            if len(together) == len(leaves):
+                group = Fellows(together)
+                for layer in together:
+                    vars(layer)["lora_scripts_fellows"] = group
     return len(fitting)
 
 
@@ -52,53 +62,100 @@ def _layer_class() -> type:
         """PEFT's layer with another ``forward``; several adapters at once are left to PEFT's own."""
 
         def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-            active = [name for name in self.active_adapters if name in self.lora_A]
-            if self.disable_adapters or self.merged or len(active) != 1 or args or kwargs:
+            part = None if args or kwargs else part_of(self)
+            if part is None:
                 return super().forward(x, *args, **kwargs)
-            base: Any = self.base_layer
-            first: Any = self.lora_A[active[0]]
-            second: Any = self.lora_B[active[0]]
-            dropout = getattr(self.lora_dropout[active[0]], "p", 0.0) if self.training else 0.0
-            return linear(
-                x,
-                base.weight,
-                base.bias,
-                first.weight,
-                second.weight,
-                scale=self.scaling[active[0]],
-                start=(getattr(self, "lora_start_A", None), getattr(self, "lora_start_B", None)),
-                dropout=dropout,
-            )
+            dropout = dropout_of(self)
+            group = vars(self).get("lora_scripts_fellows")
+            if group is not None and not dropout and (out := group.out_of(self, x)) is not None:
+                return out
+            return linear(x, part, dropout=dropout)[0]
 
     return LeanLinear
 
 
-def linear(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    first: Tensor,
-    second: Tensor,
-    *,
-    scale: float,
-    start: tuple[Tensor | None, Tensor | None] = (None, None),
-    dropout: float = 0.0,
-) -> Tensor:
-    """``x @ weight.T + bias + scale * (dropout(x) @ first.T @ second.T - x @ A0.T @ B0.T)``, ``x`` (..., in).
+@dataclass(frozen=True)
+class Part:
+    """A linear layer with its LoRA: ``weight`` (out, in), ``first`` (r, in), ``second`` (out, r); ``start``
+    holds A0 and B0 of the same shapes, or nothing."""
 
-    ``first`` (r, in) and ``second`` (out, r) are trained; ``start`` holds A0 and B0 of the same shapes or
-    nothing. Computes in autocast's dtype, else in the weight's; ``weight`` and ``bias`` get no gradient,
-    ``first`` and ``second`` get theirs in their own dtype, summed over tokens in float32.
+    weight: Tensor
+    bias: Tensor | None
+    first: Tensor
+    second: Tensor
+    scale: float
+    start: tuple[Tensor | None, Tensor | None] = (None, None)
+
+
+def part_of(layer: Any) -> Part | None:
+    """What a lean layer computes with; None where that is left to PEFT (several adapters, merged, off)."""
+    active = [name for name in layer.active_adapters if name in layer.lora_A]
+    if layer.disable_adapters or layer.merged or len(active) != 1:
+        return None
+    base, (name,) = layer.base_layer, active
+    return Part(
+        base.weight,
+        base.bias,
+        layer.lora_A[name].weight,
+        layer.lora_B[name].weight,
+        layer.scaling[name],
+        (getattr(layer, "lora_start_A", None), getattr(layer, "lora_start_B", None)),
+    )
+
+
+def dropout_of(layer: Any) -> float:
+    names = layer.active_adapters if layer.training else ()
+    return max((getattr(layer.lora_dropout[n], "p", 0.0) for n in names if n in layer.lora_A), default=0.0)
+
+
+class Fellows:
+    """Layers that are fed the same tensor one after another: the first one computes for all, the others take
+    what lies ready. A layer that is fed something else computes alone."""
+
+    def __init__(self, layers: Sequence[Any]) -> None:
+        self.layers = [ref(layer) for layer in layers]
+        self.fed: Any = None
+        self.key: Any = None
+        self.ready: dict[int, Tensor] = {}
+
+    def out_of(self, layer: Any, x: Tensor) -> Tensor | None:
+        import torch
+
+        key = (x._version, torch.is_grad_enabled(), torch.is_autocast_enabled(x.device.type))
+        if layer is not self.layers[0]():
+            same = self.fed is not None and self.fed() is x and key == self.key
+            return self.ready.pop(id(layer), None) if same else None
+        self.ready.clear()
+        layers = [found for one in self.layers if (found := one()) is not None]
+        parts = [None if dropout_of(one) else part_of(one) for one in layers]
+        plain = [part for part in parts if part is not None and part.start == (None, None)]
+        if len(plain) < len(self.layers):
+            return None
+        first, *rest = linear(x, *plain)
+        self.fed, self.key = ref(x), key
+        self.ready = {id(one): out for one, out in zip(layers[1:], rest, strict=True)}
+        return first
+
+
+def linear(x: Tensor, *parts: Part, dropout: float = 0.0) -> tuple[Tensor, ...]:
+    """Of each part ``x @ weight.T + bias + scale * (dropout(x) @ first.T @ second.T - x @ A0.T @ B0.T)``.
+
+    ``x`` is (..., in). Several parts share passes over it; they have neither dropout nor a start.
+
+    Computes in autocast's dtype, else in the weight's; ``weight`` and ``bias`` get no gradient, ``first`` and
+    ``second`` get theirs in their own dtype, summed over tokens in float32.
     """
     import torch
 
     kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else parts[0].weight.dtype
     recipe = _recipe(x) if x.dtype == dtype else (None, ())
-    result: Tensor = _function().apply(
-        _cast(x, dtype), weight, bias, first, second, *start, scale, dropout, *recipe
+    scales = tuple(part.scale for part in parts)
+    tensors = [t for p in parts for t in (p.weight, p.bias, p.first, p.second)]
+    found: tuple[Tensor, ...] = _function().apply(
+        _cast(x, dtype), *recipe, scales, dropout, parts[0].start, *tensors
     )
-    return result
+    return found
 
 
 def made_from(x: Tensor, way: Callable[..., Tensor], *sources: Tensor) -> Tensor:
@@ -158,22 +215,17 @@ def _function() -> Any:
         def forward(
             ctx: Any,
             x: Tensor,
-            weight: Tensor,
-            bias: Tensor | None,
-            first: Tensor,
-            second: Tensor,
-            first0: Tensor | None,
-            second0: Tensor | None,
-            scale: float,
-            dropout: float,
             way: Callable[..., Tensor] | None,
             sources: tuple[Tensor, ...],
-        ) -> Tensor:
+            scales: tuple[float, ...],
+            dropout: float,
+            start: tuple[Tensor | None, Tensor | None],
+            *tensors: Tensor,
+        ) -> tuple[Tensor, ...]:
             rows, dtype = x.reshape(-1, x.shape[-1]), x.dtype
+            weights, biases, firsts, seconds = (tensors[kind::4] for kind in range(4))
             with torch.autocast(x.device.type, enabled=False):
-                base = weight.to(dtype).T
-                out = rows @ base if bias is None else torch.addmm(bias.to(dtype), rows, base)
-                a, b = first.to(dtype), second.to(dtype)
+                a, bs = _joined(firsts).to(dtype), [second.to(dtype) for second in seconds]
                 # drawn by the CPU's generator, which the loop seeds and checkpointing puts back
                 ctx.seed = int(torch.randint(1 << 62, ())) if dropout else 0
                 if dropout:
@@ -181,46 +233,66 @@ def _function() -> Any:
                     narrow = (mask.mul_(rows) @ a.T).mul_(factor)
                 else:
                     narrow = rows @ a.T
+                first0, second0 = start
                 if first0 is not None and second0 is not None:
-                    a0, b = first0.to(dtype), torch.cat([b, -second0.to(dtype)], dim=1)
+                    a0, bs = first0.to(dtype), [torch.cat([bs[0], -second0.to(dtype)], dim=1)]
                     narrow = torch.cat([narrow, rows @ a0.T], dim=1)
                     a = torch.cat([a, a0])
-                out.addmm_(narrow, b.T, alpha=scale)
-            ctx.way = way
-            ctx.save_for_backward(narrow, weight, a, b, *(sources if way else (rows,)))
-            ctx.scale, ctx.dropout, ctx.rank = scale, dropout, first.shape[0]
-            ctx.shape, ctx.dtypes = x.shape, (first.dtype, second.dtype)
-            return out.view(*x.shape[:-1], out.shape[-1])
+                outs = []
+                pieces = narrow.split([b.shape[1] for b in bs], dim=1)
+                for weight, bias, b, piece, scale in zip(weights, biases, bs, pieces, scales, strict=True):
+                    base = weight.to(dtype).T
+                    out = rows @ base if bias is None else torch.addmm(bias.to(dtype), rows, base)
+                    outs.append(out.addmm_(piece, b.T, alpha=scale))
+            ctx.way, ctx.scales, ctx.dropout, ctx.shape = way, scales, dropout, x.shape
+            ctx.ranks = [first.shape[0] for first in firsts]
+            ctx.dtypes = [(first.dtype, second.dtype) for first, second in zip(firsts, seconds, strict=True)]
+            ctx.save_for_backward(a, narrow, *weights, *bs, *(sources if way else (rows,)))
+            return tuple(out.view(*x.shape[:-1], out.shape[-1]) for out in outs)
 
         @staticmethod
         @torch.autograd.function.once_differentiable
-        def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-            narrow, weight, a, b, *sources = ctx.saved_tensors
-            rank, dropout = ctx.rank, ctx.dropout
-            grad = grad.reshape(-1, grad.shape[-1])
+        def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+            a, narrow, *others = ctx.saved_tensors
+            count, ranks, dropout = len(grads), ctx.ranks, ctx.dropout
+            weights, bs, sources = others[:count], others[count : 2 * count], others[2 * count :]
+            grads = tuple(grad.reshape(-1, grad.shape[-1]) for grad in grads)
             made = ctx.way(*sources) if ctx.way else sources[0]
             rows = made.reshape(-1, made.shape[-1])
-            d_x = d_first = d_second = None
-            with torch.autocast(grad.device.type, enabled=False):
-                inner = (grad @ b).mul_(ctx.scale)
+            learnt = sum(ranks)
+            d_x = None
+            d_parts: list[Any] = [None] * (4 * count)
+            with torch.autocast(rows.device.type, enabled=False):
+                inner = _joined(
+                    [(grad @ b).mul_(scale) for grad, b, scale in zip(grads, bs, ctx.scales, strict=True)], 1
+                )
                 if dropout:
                     mask, factor = kept(rows, dropout, ctx.seed)
-                    inner[:, :rank] *= factor
+                    inner[:, :learnt] *= factor
                 if ctx.needs_input_grad[0]:
-                    d_x = grad @ weight.to(grad.dtype)
+                    d_x = grads[0] @ weights[0].to(rows.dtype)
+                    for grad, weight in zip(grads[1:], weights[1:], strict=True):
+                        d_x.addmm_(grad, weight.to(rows.dtype))
                     if dropout:
-                        d_x.addcmul_(inner[:, :rank] @ a[:rank], mask)
-                        d_x.addmm_(inner[:, rank:], a[rank:])
+                        d_x.addcmul_(inner[:, :learnt] @ a[:learnt], mask)
+                        d_x.addmm_(inner[:, learnt:], a[learnt:])
                     else:
                         d_x.addmm_(inner, a)
                     d_x = d_x.view(ctx.shape)
-                if ctx.needs_input_grad[3]:
-                    fed = mask.mul_(rows) if dropout else rows
-                    d_first = (inner[:, :rank].T @ fed).to(ctx.dtypes[0])
-                if ctx.needs_input_grad[4]:
+                fed = mask.mul_(rows) if dropout else rows
+                d_firsts = (inner[:, :learnt].T @ fed).split(ranks)
+                pieces = narrow[:, :learnt].split(ranks, dim=1)
+                for index, (piece, grad) in enumerate(zip(pieces, grads, strict=True)):
+                    first_dtype, second_dtype = ctx.dtypes[index]
                     # in this order the product is the faster one, and its transpose is free
-                    turned = narrow[:, :rank].T @ grad
-                    d_second = turned.to(ctx.dtypes[1]).mul_(ctx.scale).T
-            return d_x, None, None, d_first, d_second, *[None] * 6
+                    turned = (piece.T @ grad).to(second_dtype).mul_(ctx.scales[index]).T
+                    d_parts[4 * index + 2 : 4 * index + 4] = d_firsts[index].to(first_dtype), turned
+            return d_x, *[None] * 5, *d_parts
 
     return LeanFunction
+
+
+def _joined(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    import torch
+
+    return torch.cat(list(tensors), dim=dim) if len(tensors) > 1 else tensors[0]

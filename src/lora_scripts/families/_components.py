@@ -22,19 +22,18 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def quiet_libraries() -> None:
-    """Their progress bars and advice are not ours to show: what matters to the user is in our catalogue."""
+def quiet_libraries(*names: str) -> None:
+    """Progress bars and advice of ``names`` (Transformers where there are none) are not ours to show: what
+    matters to the user is in our catalogue. Others are not even imported."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    for library in (diffusers_logging, transformers_logging):
+    for name in names or ("transformers",):
+        library = importlib.import_module(f"{name}.utils.logging")
         library.set_verbosity_error()
         library.disable_progress_bar()
 
 
 def component_class(part: Component) -> Any:
-    quiet_libraries()
+    quiet_libraries("diffusers", "transformers")
     return getattr(importlib.import_module(part.library), part.class_name)
 
 

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 
 BUDGET = 96 * 2**20
 """Bytes that one slice's logits, and what is computed from them, may take."""
+CLOSE = 2 * 2**20
+"""Bytes of float32 that are worked on at a time: what stays in the processor's cache is not fetched again."""
 
 
 def slice_length(vocabulary: int, itemsize: int) -> int:
-    """Tokens whose logits fit ``BUDGET``: float32 logits, a second buffer of the same size, and two in the
-    model's precision."""
-    return max(8, BUDGET // (vocabulary * (8 + 2 * itemsize)))
+    """Tokens whose logits fit ``BUDGET``: their float32 copy and two in the model's precision."""
+    return max(8, BUDGET // (vocabulary * (4 + 2 * itemsize)))
 
 
 def _slices(count: int, head: Head, like: Tensor) -> Iterator[slice]:
@@ -50,23 +51,28 @@ def _of_logits(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.gather(1, labels[:, None]).squeeze(1) - logits.logsumexp(dim=1)
 
 
-def _scores_and_slope(logits: Tensor, labels: Tensor, slope: bool) -> tuple[Tensor, Tensor | None]:
-    """(n,) log-probabilities and, if asked for, their gradient with respect to the logits, (n, V) float32:
-    one for the target minus the probabilities."""
+def _read(logits: Tensor, labels: Tensor, misses: Tensor | None = None) -> Tensor:
+    """(n,) float32 log-probabilities of ``labels`` under (n, V) ``logits``.
+
+    ``misses``, which may be the logits themselves, is filled with their gradient turned round: the
+    probabilities, less one for the target."""
     import torch
 
+    count, words = logits.shape
     target = labels[:, None]
-    chosen = logits.gather(1, target).float()
-    # In place from here on: one float32 copy is all that a slice may cost.
-    powers = logits.to(torch.float32, copy=True)
-    top = powers.amax(dim=1, keepdim=True)
-    powers.sub_(top).exp_()
-    total = powers.sum(dim=1, keepdim=True)
-    scores = (chosen - top - total.log()).squeeze(1)
-    if not slope:
-        return scores, None
-    powers.div_(total.neg_())
-    return scores, powers.scatter_add_(1, target, torch.ones_like(chosen))
+    # Read before they may be written over.
+    ahead = logits.gather(1, target).squeeze(1).float() - logits.amax(dim=1).float()
+    top = torch.empty_like(ahead)
+    step = max(1, CLOSE // (4 * words)) if logits.device.type == "cpu" else count
+    for start in range(0, count, step):
+        at = slice(start, start + step)
+        powers = torch.softmax(logits[at], dim=1, dtype=torch.float32)
+        top[at] = powers.amax(dim=1)
+        if misses is not None:
+            # In float32: of a token that is nearly certain, what is left of one is the whole gradient.
+            powers.scatter_add_(1, target[at], powers.new_full((1, 1), -1.0).expand(len(powers), 1))
+            misses[at] = powers
+    return ahead + top.log()
 
 
 def hits(hidden: Tensor, labels: Tensor, head: Head) -> tuple[Tensor, Tensor]:
@@ -80,8 +86,7 @@ def hits(hidden: Tensor, labels: Tensor, head: Head) -> tuple[Tensor, Tensor]:
         for at in _slices(len(labels), head, hidden):
             logits = head.logits(hidden[at]) if layer is None else layer(hidden[at])
             right[at] = logits.argmax(dim=1) == labels[at]
-            target = logits.gather(1, labels[at, None]).squeeze(1).float()
-            scores[at] = target - logits.float().logsumexp(dim=1)
+            scores[at] = _read(logits, labels[at])
     return scores, right
 
 
@@ -98,9 +103,9 @@ def _fused() -> Any:
             slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
             for at in _slices(len(labels), head, hidden):
                 logits = torch.nn.functional.linear(hidden[at], weight, bias)
-                scores[at], powers = _scores_and_slope(logits, labels[at], slope is not None)
-                if slope is not None and powers is not None:
-                    torch.mm(powers.to(weight.dtype), weight, out=slope[at])
+                scores[at] = _read(logits, labels[at], None if slope is None else logits)
+                if slope is not None:
+                    torch.mm(logits.to(weight.dtype), weight, out=slope[at]).neg_()
             if slope is not None:
                 ctx.save_for_backward(slope)
             return scores
@@ -130,7 +135,7 @@ def _sliced() -> Any:
             ctx.autocast = kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
             ctx.save_for_backward(hidden, labels)
             for at in _slices(len(labels), head, hidden):
-                scores[at], _ = _scores_and_slope(head.logits(hidden[at]), labels[at], False)
+                scores[at] = _read(head.logits(hidden[at]), labels[at])
             return scores
 
         @staticmethod
@@ -146,9 +151,9 @@ def _sliced() -> Any:
                     part = hidden[at].detach().requires_grad_()
                     logits = ctx.head.logits(part)
                     with torch.no_grad():
-                        powers = _scores_and_slope(logits, labels[at], True)[1]
-                        assert powers is not None
-                        upstream = powers.mul_(grad[at, None]).to(logits.dtype)
+                        upstream = torch.empty_like(logits)
+                        _read(logits, labels[at], upstream)
+                        upstream.mul_(-grad[at, None])
                     found = torch.autograd.grad(logits, (part, *ctx.free), upstream, allow_unused=True)
                     sums[0][at] = found[0]
                     for total, one in zip(sums[1:], found[1:], strict=True):

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 SEPARATOR = "|"
 GROUP = "@group:"
-FIXED = frozenset({"params", "name", "lr", "base_lr", "betas", "eps", "weight_decay", "foreach"})
+FIXED = frozenset({"params", "name", "lr", "base_lr", "betas", "eps", "weight_decay", "foreach", "fused"})
 """Keys of a parameter group that the configuration gives; the others may change while it trains."""
 
 
 def _adamw(groups: list[dict[str, Any]], weight_decay: float) -> torch.optim.Optimizer:
     import torch
 
-    return torch.optim.AdamW(groups, weight_decay=weight_decay, foreach=True)
+    return torch.optim.AdamW(groups, weight_decay=weight_decay, fused=True)
 
 
 def _adamw8bit(groups: list[dict[str, Any]], weight_decay: float) -> torch.optim.Optimizer:
