@@ -27,6 +27,8 @@ from .console import print_problems, print_usage_error, save_crash
 COMMANDS = (
     "train",
     "check",
+    "dataset",
+    "label",
     "generate",
     "chat",
     "inspect",

@@ -16,6 +16,7 @@ from .pixels import BadPicture, Picture, open_picture
 from .text_files import listing
 
 Progress = Callable[[int, int], None]
+Visit = Callable[[int, Image.Image], None]
 _NOTES: dict[str, Severity] = {"LS2061": "note", "LS2062": "warning", "LS2063": "note", "LS2410": "warning"}
 _BATCH = 256
 
@@ -25,11 +26,14 @@ def decode(path: Path, *, background: str = "white") -> Image.Image:
     return open_picture(path, background=background)[0]
 
 
-def _look(path: Path, background: str) -> Picture | Problem:
+def _look(path: Path, background: str, number: int, visit: Visit | None) -> Picture | Problem:
     try:
-        return open_picture(path, background=background)[1]
+        image, picture = open_picture(path, background=background)
     except BadPicture as bad:
         return bad.problem
+    if visit is not None:
+        visit(number, image)
+    return picture
 
 
 def examine(
@@ -39,12 +43,14 @@ def examine(
     on_bad: Literal["stop", "skip"] = "stop",
     on_animation: Literal["first", "skip"] = "first",
     progress: Progress | None = None,
+    visit: Visit | None = None,
 ) -> tuple[list[tuple[Example, Picture]], list[Problem]]:
     """The usable pictures in the order of ``examples``, and what is wrong with the others.
 
     Each bad picture is one problem: an error, or with ``on_bad="skip"`` a warning. With
     ``on_animation="skip"`` animations are left out and named. Nothing is written; memory
-    does not grow with the number of pictures. ``progress`` gets (done, total) in the calling thread.
+    does not grow with the number of pictures. ``progress`` gets (done, total) in the calling thread;
+    ``visit`` gets the position in ``examples`` and the pixels of each usable picture, in several threads.
     """
     good: list[tuple[Example, Picture]] = []
     problems: list[Problem] = []
@@ -55,7 +61,9 @@ def examine(
         for start in range(0, len(examples), _BATCH):
             part = examples[start : start + _BATCH]
             paths = [example.fields["image"] for example in part]
-            for example, result in zip(part, pool.map(_look, paths, [background] * len(paths)), strict=True):
+            numbers = range(start, start + len(part))
+            same = ([background] * len(part), numbers, [visit] * len(part))
+            for example, result in zip(part, pool.map(_look, paths, *same), strict=True):
                 if isinstance(result, Picture):
                     if on_animation == "skip" and "LS2062" in result.notes:
                         moving.append(result.path)

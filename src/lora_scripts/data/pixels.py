@@ -34,7 +34,7 @@ from PIL import (
 )
 
 from ..core.problems import Location, Problem
-from .damage import has_grey_tail, has_zeroed_data
+from .damage import has_grey_tail, has_zeroed_data, lacks_scans
 from .text_files import printable
 
 _PLUGINS = (
@@ -68,14 +68,15 @@ warnings.filterwarnings("ignore", message="Corrupt EXIF data", category=UserWarn
 
 @dataclass(frozen=True)
 class Picture:
-    """A usable picture: size in pixels after the camera's rotation, SHA-256 of the file's bytes, and the
-    codes of what is worth saying about it."""
+    """A usable picture: size in pixels after the camera's rotation, SHA-256 of the file's bytes, the codes of
+    what is worth saying about it, and whether EXIF data had to turn it upright."""
 
     path: Path
     width: int
     height: int
     sha256: str
     notes: tuple[str, ...] = ()
+    turned: bool = False
 
 
 class BadPicture(Exception):  # noqa: N818 - it describes the picture
@@ -239,7 +240,8 @@ def open_picture(path: Path, *, background: str = "white") -> tuple[Image.Image,
             image.load()
             orientation = _orientation(image)
             rgb, more = _to_rgb(image, background)
-            if has_grey_tail(rgb) or (kind == "JPEG" and has_zeroed_data(data)):
+            broken = kind == "JPEG" and (has_zeroed_data(data) or lacks_scans(data))
+            if broken or has_grey_tail(rgb):
                 notes.append("LS2410")
             if orientation in _UPRIGHT:
                 rgb = rgb.transpose(_UPRIGHT[orientation])
@@ -248,7 +250,8 @@ def open_picture(path: Path, *, background: str = "white") -> tuple[Image.Image,
     if path.suffix.lower() not in _ENDINGS.get(kind, ()):
         notes.append("LS2061")
     digest = hashlib.sha256(data).hexdigest()
-    return rgb, Picture(path, rgb.width, rgb.height, digest, tuple(notes + more))
+    turned = orientation in _UPRIGHT
+    return rgb, Picture(path, rgb.width, rgb.height, digest, tuple(notes + more), turned)
 
 
 def open_alpha(path: Path) -> Image.Image:
