@@ -1,11 +1,11 @@
-"""The place of automatic captions, which a later version brings; says where captions come from until then."""
+"""The door to automatic captions: `python tools/auto_label.py --input DIR --output metadata.csv`."""
 
 import os
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "src"))
 
-from lora_scripts.door import no_labelling_yet
+from lora_scripts.door import enter
 
 if __name__ == "__main__":
-    sys.exit(no_labelling_yet())
+    sys.exit(enter("label", __file__))

@@ -14,7 +14,7 @@ from lora_scripts.core.language import language
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 ENVIRONMENT = os.path.join(ROOT, ".venv")
 MINIMUM_PYTHON = (3, 11)
-CONFIG_ERROR, MACHINE_ERROR = 2, 4
+MACHINE_ERROR = 4
 
 
 def say(key: str, **params: object) -> str:
@@ -65,11 +65,6 @@ def enter(command: str, script: str) -> int:
         return _go_on(python, os.path.abspath(script))
     tell(_what_to_do(missing))
     return MACHINE_ERROR
-
-
-def no_labelling_yet() -> int:
-    tell(say("door.no_labelling"))
-    return CONFIG_ERROR
 
 
 def _missing() -> list:

@@ -125,12 +125,13 @@ def test_on_windows_the_door_waits_for_the_command_through_control_c(monkeypatch
     assert started[0].arguments == ["python.exe", "train.py", "--config", "x.yaml"]
 
 
-def test_labelling_has_its_place_and_says_so(checkout, tmp_path):
-    done = knock(*BARE, checkout / "tools/auto_label.py", "--input", "x", "--output", "y.csv", cwd=tmp_path)
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-    assert "metadata.csv" in done.stderr
-    assert ".txt" in done.stderr
+def test_the_door_to_captions_is_the_command(checkout, tmp_path):
+    done = knock(sys.executable, ROOT / "tools/auto_label.py", "--input", "nowhere", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("nowhere LS2020 ")
+    bare = knock(*BARE, checkout / "tools/auto_label.py", "--input", "x", cwd=tmp_path)
+    assert bare.returncode == 4
+    assert "scripts/setup.py" in bare.stderr
 
 
 def test_an_old_python_reaches_the_sentence(checkout, tmp_path):

@@ -103,7 +103,7 @@ class _Reader:
 
     def from_caption_files(self) -> None:
         for name, path in self.folder.pictures.items():
-            caption_file = _caption_file(path)
+            caption_file = caption_file_of(path)
             if caption_file is not None:
                 self._from_file(name, caption_file)
         self._without_caption({example.fields["name"] for example in self.examples}, "picture.txt")
@@ -121,7 +121,7 @@ class _Reader:
                 loose.append(name)
             elif says is None:
                 uncounted[top] = None
-            elif caption_file := _caption_file(path):
+            elif caption_file := caption_file_of(path):
                 self._from_file(name, caption_file, repeats=says.repeats)
             else:
                 unsaid.append(name)
@@ -195,7 +195,7 @@ class _Reader:
         return Manifest(tuple(self.examples), source, self.problems)
 
 
-def _caption_file(picture: Path) -> Path | None:
+def caption_file_of(picture: Path) -> Path | None:
     """``picture.txt``, or ``picture.jpg.txt`` as some tools write it."""
     for suffix in CAPTION_SUFFIXES:
         for candidate in (picture.with_suffix(suffix), picture.with_name(picture.name + suffix)):
@@ -240,7 +240,7 @@ def read_pictures(
     if is_counted(reader.folder.pictures):
         reader.from_counted_folders()
         return reader.finish(str(train_data_dir / "N_*"))
-    if not any(_caption_file(path) for path in reader.folder.pictures.values()):
+    if not any(caption_file_of(path) for path in reader.folder.pictures.values()):
         return nothing("LS2023", folder=str(train_data_dir), count=len(reader.folder.pictures))
     reader.from_caption_files()
     return reader.finish(str(train_data_dir / "*.txt"))

@@ -29,7 +29,7 @@ CAPTION_COLUMNS = (
     "text", "caption", "captions", "prompt", "description", "tags",
     "描述", "提示词", "标注", "文本", "标签", "说明",
 )  # fmt: skip
-_KNOWN = frozenset(NAME_COLUMNS + CAPTION_COLUMNS)
+KNOWN = frozenset(NAME_COLUMNS + CAPTION_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def _bad(code: str, path: Path, line: int, text: str, **params: object) -> Probl
 
 
 def _csv_rows(path: Path, text: str) -> tuple[list[NamedCaption], list[Problem]]:
-    delimiter = delimiter_of(text, _KNOWN)
+    delimiter = delimiter_of(text, KNOWN)
     rows: list[NamedCaption] = []
     problems: list[Problem] = []
     expected, name_at, caption_at = 2, 0, 1
@@ -75,7 +75,7 @@ def _csv_rows(path: Path, text: str) -> tuple[list[NamedCaption], list[Problem]]
             continue
         if first and is_header(row):
             expected = len(row.cells)
-            columns = _columns(row, path)
+            columns = columns_of(row, path)
             if isinstance(columns, Problem):
                 return [], [columns]
             name_at, caption_at = columns
@@ -97,14 +97,15 @@ def _csv_rows(path: Path, text: str) -> tuple[list[NamedCaption], list[Problem]]
 def is_header(row: Row) -> bool:
     """Whether a first row names columns: one is known, and none is the name of a picture."""
     cells = [cell.strip().lower() for cell in row.cells]
-    return any(cell in _KNOWN for cell in cells) and not any(has_picture_suffix(cell) for cell in cells)
+    return any(cell in KNOWN for cell in cells) and not any(has_picture_suffix(cell) for cell in cells)
 
 
-def _columns(row: Row, path: Path) -> tuple[int, int] | Problem:
+def columns_of(row: Row, path: Path) -> tuple[int, int] | Problem:
+    """Where a header has the file name and the caption."""
     cells = [cell.strip().lower() for cell in row.cells]
     names = [cells.index(known) for known in NAME_COLUMNS if known in cells]
     captions = [cells.index(known) for known in CAPTION_COLUMNS if known in cells]
-    others = [index for index, cell in enumerate(cells) if cell not in _KNOWN]
+    others = [index for index, cell in enumerate(cells) if cell not in KNOWN]
     # Of two columns, the one that is not known can only be the other.
     if len(cells) == 2 and others and len(names) + len(captions) == 1:
         return (names[0], others[0]) if names else (others[0], captions[0])
@@ -153,4 +154,4 @@ def _encodable(text: str) -> bool:
     return True
 
 
-__all__ = ["NamedCaption", "is_header", "quoted_row", "read_rows"]
+__all__ = ["NamedCaption", "columns_of", "is_header", "quoted_row", "read_rows"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lora_scripts.core.lookup import did_you_mean, plugin, plugin_names
 
 from . import captioners
-from ._captioner import Asked, Captioner, Words
+from ._captioner import Asked, Captioner, Tag, Words
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -100,9 +100,12 @@ class Together:
 def together(said: Sequence[Words]) -> Words:
     """One picture's ``Words`` of several captioners as one."""
     sentences = [words.text.strip() for words in said if words.text.strip()]
-    tags = {tag.name.casefold(): tag for words in reversed(said) for tag in reversed(words.tags)}
+    tags: dict[str, Tag] = {}
+    for words in said:
+        for tag in words.tags:
+            tags.setdefault(tag.name.casefold(), tag)
     failed = next((words.problem for words in said if words.problem), None)
-    return Words(", ".join(sentences), tuple(reversed(tags.values())), failed)
+    return Words(", ".join(sentences), tuple(tags.values()), failed)
 
 
 def load(chosen: Sequence[Choice], asked: Asked) -> Captioner:
