@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from lora_scripts.data.damage import has_grey_tail, has_zeroed_data
+from lora_scripts.data.damage import has_grey_tail, has_zeroed_data, lacks_scans
 from lora_scripts.data.pixels import open_picture
 
 KINDS = ("photo", "drawing", "letterbox", "bright")
@@ -63,6 +65,7 @@ def test_intact_pictures_are_not_suspected(kind: str, options: dict[str, Any], m
     data = jpeg(kind, mode, **options)
     assert not has_grey_tail(decoded(data).convert("RGB"))
     assert not has_zeroed_data(data)
+    assert not lacks_scans(data)
 
 
 @pytest.mark.parametrize("kind", ["photo", "letterbox", "bright"])
@@ -85,6 +88,39 @@ def test_a_file_that_was_cut_and_closed_is_seen(kind: str, part: float, mode: st
     assert has_grey_tail(decoded(cut).convert("RGB"))
 
 
+PROGRESSIVE: list[dict[str, Any]] = [
+    {"quality": 40}, {"quality": 100, "subsampling": 0}, {"quality": 75, "optimize": True},
+]  # fmt: skip
+
+
+def scans_of(data: bytes) -> list[int]:
+    """Where each scan begins; a decoder's own count of them is the frame's."""
+    return [place for place in range(len(data) - 1) if data[place : place + 2] == b"\xff\xda"]
+
+
+@pytest.mark.parametrize("options", PROGRESSIVE, ids=str)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_progressive_file_without_its_last_scans_is_seen(options: dict[str, Any], mode: str) -> None:
+    data = jpeg("photo", mode, progressive=True, **options)
+    assert not lacks_scans(data)
+    starts = scans_of(data)
+    assert len(starts) > 3
+    read = 0
+    for start, end in pairwise(starts):
+        for place in (start, (start + end) // 2):
+            cut = data[:place] + b"\xff\xd9"
+            assert lacks_scans(cut)
+            with suppress(OSError):
+                decoded(cut)
+                read += 1
+    assert read, "such files decode, and nothing else would say it"
+
+
+def test_a_file_that_is_not_progressive_is_not_asked_for_scans() -> None:
+    assert not lacks_scans(jpeg("photo", quality=85)[:5000] + b"\xff\xd9")
+    assert not lacks_scans(b"\xff\xd8\xff\xd9")
+
+
 def test_a_grey_ground_is_no_tail() -> None:
     image = Image.new("RGB", (64, 64), (128, 128, 128))
     assert not has_grey_tail(image)
@@ -99,13 +135,15 @@ def test_zeros_behind_the_end_and_in_headers_are_no_damage() -> None:
 
 
 def test_any_bytes_give_an_answer() -> None:
-    data = jpeg("photo", quality=60)
+    whole = [jpeg("photo", quality=60), jpeg("photo", quality=60, progressive=True)]
     rng = np.random.default_rng(0)
-    for _ in range(300):
+    for number in range(300):
+        data = whole[number % 2]
         broken = bytearray(data[: rng.integers(2, len(data))])
         for place in rng.integers(0, len(broken), 8):
             broken[place] = rng.integers(0, 256)
         assert has_zeroed_data(bytes(broken)) in (True, False)
+        assert lacks_scans(bytes(broken)) in (True, False)
 
 
 def test_a_damaged_picture_is_used_and_named(tmp_path: Path) -> None:
@@ -113,5 +151,10 @@ def test_a_damaged_picture_is_used_and_named(tmp_path: Path) -> None:
     path = tmp_path / "img.jpg"
     path.write_bytes(data[: len(data) // 2] + b"\xff\xd9")
     assert open_picture(path)[1].notes == ("LS2410",)
+    fine = jpeg("photo", quality=85, progressive=True)
+    path.write_bytes(fine[: scans_of(fine)[-1]] + b"\xff\xd9")
+    assert open_picture(path)[1].notes == ("LS2410",)
+    path.write_bytes(fine)
+    assert open_picture(path)[1].notes == ()
     path.write_bytes(data)
     assert open_picture(path)[1].notes == ()

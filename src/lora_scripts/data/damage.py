@@ -19,6 +19,7 @@ ROWS = 8
 ZEROS = re.compile(rb"\x00{32,}")
 """As many zero bits as no row of coefficients is written with."""
 _BASELINE = (0xC0, 0xC1)
+_PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _RESTARTS = range(0xD0, 0xD8)
 
 
@@ -41,7 +42,8 @@ def has_zeroed_data(data: bytes) -> bool:
     """Whether the picture data of a baseline JPEG holds a run of zeros that its own codes rule out.
 
     Where the shortest codes mean "as before" and "nothing more in this block", zeros are an even area and no
-    damage; else they are coefficients that no picture has. Progressive files are not judged.
+    damage; else they are coefficients that no picture has. Progressive files mix many tables and are not
+    judged so: see ``lacks_scans``.
     """
     shortest: dict[int, int] = {}
     baseline = False
@@ -57,8 +59,29 @@ def has_zeroed_data(data: bytes) -> bool:
     return False
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Marker and content of each segment (ITU-T T.81, annex B); of a scan its entropy-coded data."""
+def lacks_scans(data: bytes) -> bool:
+    """Whether a progressive JPEG ends before its last scans: it decodes as a picture without its fine detail.
+
+    Every coefficient of every component has to have come down to its last bit (ITU-T T.81, annex G: a scan
+    names a band of coefficients and the bit, ``Al``, down to which it tells them).
+    """
+    wanted: set[int] = set()
+    told: dict[int, set[int]] = {}
+    for marker, part in _segments(data, headers=True):
+        if marker in _PROGRESSIVE and len(part) >= 6:
+            wanted = set(part[6 : 6 + 3 * part[5] : 3])
+        elif marker == 0xDA and part and len(part) >= 4 + 2 * part[0]:
+            first, last, bits = part[1 + 2 * part[0] : 4 + 2 * part[0]]
+            if bits & 15 == 0:
+                for component in part[1 : 1 + 2 * part[0] : 2]:
+                    told.setdefault(component, set()).update(range(first, last + 1))
+    whole = set(range(64))
+    return any(not whole <= told.get(component, set()) for component in wanted)
+
+
+def _segments(data: bytes, *, headers: bool = False) -> Iterator[tuple[int, bytes]]:
+    """Marker and content of each segment (ITU-T T.81, annex B); of a scan its entropy-coded data or, with
+    ``headers``, what comes before that."""
     place = 2
     while place + 4 <= len(data) and data[place] == 0xFF:
         marker = data[place + 1]
@@ -68,8 +91,8 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
         length = int.from_bytes(data[place + 2 : place + 4], "big")
         end = place + 2 + length
         if marker == 0xDA:
-            start, end = end, _end_of_scan(data, end)
-            yield marker, data[start:end]
+            header, start, end = data[place + 4 : end], end, _end_of_scan(data, end)
+            yield marker, header if headers else data[start:end]
         else:
             yield marker, data[place + 4 : end]
         place = end
