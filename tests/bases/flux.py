@@ -1,5 +1,5 @@
-"""A small random FLUX.1 dev: the real classes and layouts. ``python -m tests.bases.flux FOLDER`` writes folder
-and file; the file holds all parts, and T5's tokenizer lies beside it."""
+"""A small random FLUX.1 dev: the real classes and layouts. ``python -m tests.bases.flux FOLDER`` writes both;
+the file holds all parts, and T5's tokenizer lies beside it."""
 
 from __future__ import annotations
 
@@ -84,8 +84,14 @@ def original_transformer(state: dict[str, torch.Tensor]) -> dict[str, torch.Tens
             block, double = f"transformer_blocks.{n}", f"double_blocks.{n}"
             for stream, names, out, ff, norm in (
                 ("img", [f"attn.to_{c}" for c in "qkv"], "attn.to_out.0", "ff", "norm1"),
-                ("txt", [f"attn.add_{c}_proj" for c in "qkv"], "attn.to_add_out", "ff_context", "norm1_context"),
-            ):  # fmt: skip
+                (
+                    "txt",
+                    [f"attn.add_{c}_proj" for c in "qkv"],
+                    "attn.to_add_out",
+                    "ff_context",
+                    "norm1_context",
+                ),
+            ):
                 three = t5.qkv(state, [f"{block}.{name}" for name in names], leaf)
                 done[f"{double}.{stream}_attn.qkv.{leaf}"] = three
                 done[f"{double}.{stream}_attn.proj.{leaf}"] = state[f"{block}.{out}.{leaf}"]

@@ -52,8 +52,8 @@ def tokenizer(length: int = 512) -> Any:
 
 
 def spread(module: Any, seed: int, scale: float = 0.3) -> Any:
-    """Random weights where a class starts from zeros, so that nothing is without effect, and a last layer that
-    reaches the size of latents from normalised states, as a trained one does."""
+    """Random weights where a class starts from zeros, so that nothing is without effect, and a last layer
+    that reaches the size of latents from normalised states, as a trained one does."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         module.proj_out.weight.mul_(4)

@@ -30,8 +30,8 @@ Place = tuple[str, str]
 
 @dataclass(frozen=True)
 class Earlier:
-    """``layers``: name in the file -> what it is for, (component, module) and its number of rows, in the order
-    of the rows. ``zeros``: those of them that are not trained here and must hold nothing but zeros."""
+    """``layers``: name in the file -> what it is for, (component, module) and its number of rows, in the
+    order of the rows. ``zeros``: those that are not trained here and must hold nothing but zeros."""
 
     path: Path
     layers: Mapping[str, list[tuple[Place, int]]]

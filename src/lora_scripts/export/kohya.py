@@ -1,4 +1,4 @@
-"""The LoRA layout that the most programs load with equal effect: for each family kohya's or Diffusers' own."""
+"""The LoRA layout that most programs load with equal effect: for each family kohya's or Diffusers' own."""
 
 from __future__ import annotations
 
@@ -106,10 +106,12 @@ def lora_tensors(
 
 
 def fused(family: Any, modules: Modules, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Layers under the names of the original program. Those that programs keep as one weight as one layer: ``down`` under one another, ``up`` in blocks along
-    the diagonal, alpha what it is everywhere and the growth of the rank in ``up``."""
+    """Layers under the names of the original program. Those that it keeps as one weight become one layer:
+    ``down`` under one another, ``up`` in blocks along the diagonal, alpha what it is everywhere and the
+    growth of the rank in ``up``. Raises ProblemsError LS4030 where that is not finite any more."""
     import torch
 
+    broken: list[str] = []
     for name, group in family.lora_groups(modules).items():
         own = [family.names(*place) for place in group]
         if f"{own[0]}.lora_down.weight" not in tensors:
@@ -121,6 +123,9 @@ def fused(family: Any, modules: Modules, tensors: dict[str, Tensor]) -> dict[str
         tensors[f"{name}.lora_down.weight"] = torch.cat(downs)
         tensors[f"{name}.lora_up.weight"] = torch.block_diag(*grown) if len(own) > 1 else grown[0]
         tensors[f"{name}.alpha"] = alpha
+        broken += [] if bool(torch.isfinite(tensors[f"{name}.lora_up.weight"]).all()) else [name]
+    if broken:
+        raise ProblemsError(Problem("LS4030", {"layers": ", ".join(broken[:3])}))
     return tensors
 
 

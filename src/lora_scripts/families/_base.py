@@ -40,8 +40,8 @@ class Component:
 
     ``storage``: "asked" keeps it in the dtype that ``load`` is called with, "float32" always in full
     precision, "wide" as asked but bfloat16 instead of float16, in which it would overflow. ``optional``: a
-    base works without it. ``kohya``: prefix of its LoRA keys, None where it is never adapted. ``inner``: what kohya
-    names carry in front of the module's own name (CLIP: ``text_model.``), which newer libraries have
+    base works without it. ``kohya``: prefix of its LoRA keys, None where it is never adapted. ``inner``: what
+    kohya names carry in front of the module's own name (CLIP: ``text_model.``), which newer libraries have
     dropped. ``fused``: ends of the names of modules that clients keep as one weight and so take together or
     not at all.
     """
@@ -66,9 +66,10 @@ class Sheet:
     by prediction type; ``implementation``, whose code the LoRA's names follow (ModelSpec); ``convolutions``,
     component -> regular expressions of the wider ones, which ``conv_rank`` takes along; ``lora_layout``, the
     one that most programs read with its full effect; ``network_module``, sd-scripts' name for such LoRAs;
-    ``guidance``, the scale that pictures are drawn with, and ``sampler``, the solver's name in WebUIs; ``caption_tokens``, how many of a caption are read
-    where the configuration has no say in it; ``trainable``, a regular expression of the predictor's
-    modules that LoRAs may adapt, where not all, and ``idle``, those of them that nothing depends on, ``last``
+    ``guidance``, the scale that pictures are drawn with, and ``sampler``, the solver's name in WebUIs;
+    ``caption_tokens``, how many of a caption are read where the configuration has no say in it;
+    ``trainable``, a regular expression of the predictor's modules that LoRAs may adapt, where not all, and
+    ``idle``, those of them that nothing depends on, ``last``
     standing for the number of the last block.
     """
 

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from . import _loading
 from ._base import Batch, Draw, ImageDescription, ImageModel, Item, PromptInputs, Sheet, Stage
+from ._lora_names import LoraNames
 from ._signatures import signature
 from ._single_file import Layout
 from ._source import Source
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
     from torch import Tensor
 
@@ -39,12 +38,7 @@ def snr(alphas_cumprod: Tensor, timesteps: Tensor) -> Tensor:
     return kept / (1 - kept)
 
 
-def load_lora(pipe: Any, path: Path, name: str) -> None:
-    """Puts a LoRA onto a pipeline by Diffusers' own loader."""
-    pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=name, local_files_only=True)
-
-
-class LatentDiffusion:
+class LatentDiffusion(LoraNames):
     """A family of U-Nets that denoise a VAE's latents; epsilon or v prediction on a DDPM schedule."""
 
     sheet: Sheet
@@ -351,10 +345,6 @@ class LatentDiffusion:
         pictures: list[Any] = VaeImageProcessor().postprocess(pixels, output_type="pil")
         return pictures
 
-    def load_lora(self, pipe: Any, path: Path, name: str) -> None:
-        """Puts the LoRA in the file ``path`` onto ``pipe`` under ``name``."""
-        load_lora(pipe, path, name)
-
     def latent_factor(self, model: ImageModel) -> int:
         """Pixels for one latent, along a side, of a loaded model."""
         return self.factor(model.configs)
@@ -393,24 +383,3 @@ class LatentDiffusion:
             else:
                 switch = module.gradient_checkpointing_enable if on else module.gradient_checkpointing_disable
             switch()
-
-    def names(self, component: str, module_name: str) -> str:
-        """The kohya name of a module, without ``.lora_down.weight``; one-to-one over a model's modules."""
-        part = self.sheet.components[component]
-        inner = "" if module_name.startswith(part.inner) else part.inner
-        return f"{part.kohya}_{(inner + module_name).replace('.', '_')}"
-
-    def lora_groups(
-        self, modules: Mapping[str, Mapping[str, tuple[int, ...]]]
-    ) -> dict[str, list[tuple[str, str]]]:
-        """Name in kohya's layout of a weight of the original program -> (component, module) of each that it
-        is made of, in the order of their rows, over ``Description.modules``. Empty for families whose files
-        know every module by its own name."""
-        return {}
-
-    def modules_by_name(
-        self, modules: Mapping[str, Mapping[str, tuple[int, ...]]]
-    ) -> dict[str, tuple[str, str]]:
-        """The way back from ``names``: kohya name -> (component, module), over ``Description.modules``."""
-        adapted = {name for name, part in self.sheet.components.items() if part.kohya}
-        return {self.names(c, m): (c, m) for c, found in modules.items() if c in adapted for m in found}

@@ -20,7 +20,7 @@ from ._clip import END
 from ._clip import tokenizers as clip_tokenizers
 from ._diffusion import LatentDiffusion
 from ._original_blocks import OriginalBlocks
-from ._single_file import Shapes, vae_widths
+from ._single_file import Layout, convert_vae, vae_widths
 from ._source import Source
 
 if TYPE_CHECKING:
@@ -46,8 +46,15 @@ VAE: dict[str, Any] = {
 """What single files do not say of the autoencoders with sixteen channels."""
 
 
-def vae_config(scale: float, shift: float) -> Callable[[Shapes], dict[str, Any]]:
-    return lambda shapes: {**VAE, "scaling_factor": scale, "shift_factor": shift, **vae_widths(shapes)}
+def vae_layout(scale: float, shift: float) -> Layout:
+    """Of an autoencoder whose latents are shifted and scaled so."""
+    own = {**VAE, "scaling_factor": scale, "shift_factor": shift}
+    return Layout(
+        ("first_stage_model.", "vae.", ""),
+        "decoder.conv_in.weight",
+        lambda shapes: {**own, **vae_widths(shapes)},
+        convert_vae,
+    )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -215,6 +215,7 @@ def load(
             family.tune(frozen, place, asked)
         return frozen
 
+    waiting: dict[str, Callable[[], nn.Module]]
     waiting = {predictor: partial(filled, predictor, modules[predictor])} if later else {}
     modules = {name: filled(name, module) for name, module in modules.items() if name not in waiting}
     return ImageModel(

@@ -38,6 +38,31 @@ def split_rows(down: Tensor, up: Tensor, rows: Sequence[int]) -> list[tuple[Tens
     return found
 
 
+def plain_state(
+    tensors: Mapping[str, Tensor],
+    groups: Mapping[str, Sequence[tuple[str, str]]],
+    modules: Mapping[str, Mapping[str, tuple[int, ...]]],
+) -> dict[str, Tensor]:
+    """A LoRA in kohya's layout under the names of Diffusers' own, one layer for each module, scale in B.
+
+    ``groups`` and ``modules`` as in ``lora_groups``. KeyError for a layer that is in no group.
+    """
+    found = {}
+    for key, down in tensors.items():
+        layer = key.removesuffix(".lora_down.weight")
+        if layer == key:
+            continue
+        up, rank = tensors[f"{layer}.lora_up.weight"], down.shape[0]
+        scale = float(tensors.get(f"{layer}.alpha", rank)) / rank
+        rows = [modules[component][module][0] for component, module in groups[layer]]
+        for (component, module), (first, second) in zip(
+            groups[layer], split_rows(down, up, rows), strict=True
+        ):
+            found[f"{component}.{module}.lora_A.weight"] = first
+            found[f"{component}.{module}.lora_B.weight"] = second * scale
+    return found
+
+
 class OriginalBlocks:
     """``table``: module in Diffusers -> module in the original, ``#`` being a block's number, ``last`` that
     of the last block; a part of a fused one has its number behind a slash, a swapped one a ``~`` in front.

@@ -63,9 +63,9 @@ def tokenizer_folder(name: str, given: Path | None, places: list[Path]) -> Path 
 
 
 def load_tokenizer(folder: Path) -> Any:
-    from transformers import T5TokenizerFast
+    from transformers import T5Tokenizer
 
-    return T5TokenizerFast.from_pretrained(str(folder), local_files_only=True)
+    return T5Tokenizer.from_pretrained(str(folder), local_files_only=True)
 
 
 def cutter(folder: Path | None, tokens: int) -> Callable[[str, int], tuple[int, str]]:

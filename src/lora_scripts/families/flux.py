@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from . import _stable_diffusion as shared
 from . import _t5
 from ._base import Component, ImageModel, Sheet, Unsupported
-from ._flow import PATCH, FlowMatching, vae_config
-from ._original_blocks import OriginalBlocks, split_rows
-from ._single_file import Layout, Shapes, clip_widths, convert_clip, convert_vae
+from ._flow import PATCH, FlowMatching, vae_layout
+from ._original_blocks import OriginalBlocks, plain_state
+from ._single_file import Layout, Shapes, clip_widths, convert_clip
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +62,12 @@ SHEET = Sheet(
 )
 
 DOUBLE, SINGLE = "transformer_blocks.#", "single_transformer_blocks.#"
-STREAMS = {"img": ("to_{}", "to_out.0", "ff", "norm1", "norm_{}"), "txt": ("add_{}_proj", "to_add_out", "ff_context", "norm1_context", "norm_added_{}")}  # fmt: skip
+STREAMS = {
+    "img": ("to_{}", "to_out.0", "ff", "norm1", "norm_{}"),
+    "txt": ("add_{}_proj", "to_add_out", "ff_context", "norm1_context", "norm_added_{}"),
+}
+TEXT: dict[str, Any] = {**shared.TEXT, "hidden_act": "quick_gelu", "pad_token_id": 49407}
+SHIFTING = {"use_dynamic_shifting": True, "shift": 3.0}
 KNOWN_WIDTH = 3072
 """The only width whose files Diffusers' own reader of kohya's layout takes apart; every published base has
 it."""
@@ -175,25 +180,17 @@ class Flux(FlowMatching):
         "text_encoder": Layout(
             ("text_encoders.clip_l.transformer.", "text_encoder.", ""),
             "embeddings.token_embedding.weight",
-            lambda shapes: {**shared.TEXT, "hidden_act": "quick_gelu", "pad_token_id": 49407, **clip_widths(shapes)},
+            lambda shapes: {**TEXT, **clip_widths(shapes)},
             convert_clip,
         ),
         "text_encoder_2": _t5.layout("text_encoders.t5xxl.transformer.", "text_encoder_2."),
-        "vae": Layout(("vae.", "first_stage_model.", ""), "decoder.conv_in.weight", vae_config(0.3611, 0.1159), convert_vae),
-    }  # fmt: skip
+        "vae": vae_layout(0.3611, 0.1159),
+    }
 
     def scheduler_of(self, configs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
         """dev, which is told a guidance scale, shifts by resolution; schnell does not shift."""
-        if not configs["transformer"].get("guidance_embeds"):
-            return self.scheduler
-        dynamic = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}
-        return {
-            **self.scheduler,
-            **dynamic,
-            "base_image_seq_len": 256,
-            "max_image_seq_len": 4096,
-            "shift": 3.0,
-        }
+        guided = configs["transformer"].get("guidance_embeds")
+        return {**self.scheduler, **SHIFTING} if guided else self.scheduler
 
     def input_channels(self, configs: Mapping[str, Mapping[str, Any]]) -> int:
         return super().input_channels(configs) * PATCH**2
@@ -234,18 +231,7 @@ class Flux(FlowMatching):
 
         tensors = load_file(str(path))
         shapes = {"transformer": weight_shapes(pipe.transformer)}
-        groups = self.lora_groups(shapes)
-        state = {}
-        for layer in [
-            key.removesuffix(".lora_down.weight") for key in tensors if key.endswith(".lora_down.weight")
-        ]:
-            modules = [module for _, module in groups[layer]]
-            down, up = (tensors[f"{layer}.lora_{half}.weight"] for half in ("down", "up"))
-            scale = float(tensors.get(f"{layer}.alpha", down.shape[0])) / down.shape[0]
-            rows = [shapes["transformer"][module][0] for module in modules]
-            for module, (first, second) in zip(modules, split_rows(down, up, rows), strict=True):
-                state[f"transformer.{module}.lora_A.weight"] = first
-                state[f"transformer.{module}.lora_B.weight"] = second * scale
+        state = plain_state(tensors, self.lora_groups(shapes), shapes)
         pipe.load_lora_weights(state or tensors, adapter_name=name)
 
     def decode(self, model: ImageModel, latents: Tensor, size: tuple[int, int] | None = None) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 and 3.5, medium and large: a transformer told by two CLIP encoders and, if wished, T5."""
+"""Stable Diffusion 3 and 3.5, medium and large: a transformer told by two CLIP encoders and, or not, T5."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from . import _stable_diffusion as shared
 from . import _t5
 from ._base import Component, ImageModel, Sheet, Unsupported
 from ._clip import END
-from ._flow import FlowMatching, vae_config
+from ._flow import FlowMatching, vae_layout
 from ._open_clip import convert_projected, projected_widths
 from ._original_blocks import OriginalBlocks
-from ._single_file import Layout, Shapes, convert_vae
+from ._single_file import Layout, Shapes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,6 +63,7 @@ SHEET = Sheet(
     },
 )
 
+OURS, IMAGE, TEXT = "transformer_blocks.#", "joint_blocks.#.x_block", "joint_blocks.#.context_block"
 BLOCKS = OriginalBlocks(
     {
         "pos_embed.proj": "x_embedder.proj",
@@ -71,25 +72,25 @@ BLOCKS = OriginalBlocks(
         "time_text_embed.timestep_embedder.linear_2": "t_embedder.mlp.2",
         "time_text_embed.text_embedder.linear_1": "y_embedder.mlp.0",
         "time_text_embed.text_embedder.linear_2": "y_embedder.mlp.2",
-        **{f"transformer_blocks.#.attn.to_{x}": f"joint_blocks.#.x_block.attn.qkv/{n}" for n, x in enumerate("qkv")},
+        **{f"{OURS}.attn.to_{x}": f"{IMAGE}.attn.qkv/{n}" for n, x in enumerate("qkv")},
         **{
-            f"transformer_blocks.#.attn.add_{x}_proj": f"joint_blocks.#.context_block.attn.qkv/{n}"
+            f"{OURS}.attn.add_{x}_proj": f"{TEXT}.attn.qkv/{n}"
             for n, x in enumerate("qkv")
         },
-        **{f"transformer_blocks.#.attn2.to_{x}": f"joint_blocks.#.x_block.attn2.qkv/{n}" for n, x in enumerate("qkv")},
-        **{f"transformer_blocks.#.attn.norm_{x}": f"joint_blocks.#.x_block.attn.ln_{x}" for x in "qk"},
-        **{f"transformer_blocks.#.attn.norm_added_{x}": f"joint_blocks.#.context_block.attn.ln_{x}" for x in "qk"},
-        **{f"transformer_blocks.#.attn2.norm_{x}": f"joint_blocks.#.x_block.attn2.ln_{x}" for x in "qk"},
-        "transformer_blocks.#.attn.to_out.0": "joint_blocks.#.x_block.attn.proj",
-        "transformer_blocks.#.attn.to_add_out": "joint_blocks.#.context_block.attn.proj",
-        "transformer_blocks.#.attn2.to_out.0": "joint_blocks.#.x_block.attn2.proj",
-        "transformer_blocks.#.norm1.linear": "joint_blocks.#.x_block.adaLN_modulation.1",
-        "transformer_blocks.#.norm1_context.linear": "joint_blocks.#.context_block.adaLN_modulation.1",
-        "transformer_blocks.last.norm1_context.linear": "~joint_blocks.#.context_block.adaLN_modulation.1",
-        "transformer_blocks.#.ff.net.0.proj": "joint_blocks.#.x_block.mlp.fc1",
-        "transformer_blocks.#.ff.net.2": "joint_blocks.#.x_block.mlp.fc2",
-        "transformer_blocks.#.ff_context.net.0.proj": "joint_blocks.#.context_block.mlp.fc1",
-        "transformer_blocks.#.ff_context.net.2": "joint_blocks.#.context_block.mlp.fc2",
+        **{f"{OURS}.attn2.to_{x}": f"{IMAGE}.attn2.qkv/{n}" for n, x in enumerate("qkv")},
+        **{f"{OURS}.attn.norm_{x}": f"{IMAGE}.attn.ln_{x}" for x in "qk"},
+        **{f"{OURS}.attn.norm_added_{x}": f"{TEXT}.attn.ln_{x}" for x in "qk"},
+        **{f"{OURS}.attn2.norm_{x}": f"{IMAGE}.attn2.ln_{x}" for x in "qk"},
+        f"{OURS}.attn.to_out.0": f"{IMAGE}.attn.proj",
+        f"{OURS}.attn.to_add_out": f"{TEXT}.attn.proj",
+        f"{OURS}.attn2.to_out.0": f"{IMAGE}.attn2.proj",
+        f"{OURS}.norm1.linear": f"{IMAGE}.adaLN_modulation.1",
+        f"{OURS}.norm1_context.linear": f"{TEXT}.adaLN_modulation.1",
+        "transformer_blocks.last.norm1_context.linear": f"~{TEXT}.adaLN_modulation.1",
+        f"{OURS}.ff.net.0.proj": f"{IMAGE}.mlp.fc1",
+        f"{OURS}.ff.net.2": f"{IMAGE}.mlp.fc2",
+        f"{OURS}.ff_context.net.0.proj": f"{TEXT}.mlp.fc1",
+        f"{OURS}.ff_context.net.2": f"{TEXT}.mlp.fc2",
         "norm_out.linear": "~final_layer.adaLN_modulation.1",
         "proj_out": "final_layer.linear",
     },
@@ -152,12 +153,7 @@ class StableDiffusion3(FlowMatching):
         "text_encoder": clip_layout("clip_l", "text_encoder", "quick_gelu", 49407),
         "text_encoder_2": clip_layout("clip_g", "text_encoder_2", "gelu", 0),
         "text_encoder_3": _t5.layout("text_encoders.t5xxl.transformer.", "text_encoder_3."),
-        "vae": Layout(
-            ("first_stage_model.", "vae.", ""),
-            "decoder.conv_in.weight",
-            vae_config(1.5305, 0.0609),
-            convert_vae,
-        ),
+        "vae": vae_layout(1.5305, 0.0609),
     }
 
     def embed(self, model: ImageModel, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:

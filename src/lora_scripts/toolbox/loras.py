@@ -11,8 +11,8 @@ from typing import Any
 
 from lora_scripts.core.catalogue import say
 from lora_scripts.core.problems import Location, Problem, ProblemsError
-from lora_scripts.families._diffusion import load_lora
 from lora_scripts.families._header import read_header
+from lora_scripts.families._lora_names import load_lora
 from lora_scripts.families._signatures import signature, title
 
 
@@ -45,7 +45,7 @@ def _applied(pipe: Any, name: str) -> int:
 def put_on(
     pipe: Any, choices: Sequence[LoraChoice], load: Callable[[Any, Path, str], None] = load_lora
 ) -> list[int]:
-    """Loads every file onto ``pipe`` by the family's ``load_lora``; the number of layers that each one reached.
+    """Loads every file onto ``pipe`` by the family's ``load_lora``; how many layers each one reached.
 
     Raises ProblemsError: LS4003 to LS4005 an unreadable file, LS4042 not a LoRA, LS4041 no layer took it.
     """

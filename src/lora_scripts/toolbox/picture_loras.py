@@ -38,8 +38,8 @@ Modules = Mapping[str, Mapping[str, tuple[int, ...]]]
 @dataclass(frozen=True)
 class PictureLayer:
     """``weight + scale * up @ down``, of a DoRA with rows (or columns) of the lengths ``magnitude``. The
-    fields but ``rank``, ``scale`` and ``rows`` are names of the file's tensors. ``middle``: LyCORIS' core of a
-    split convolution. ``rows``: which of ``up``'s are the module's, of a weight that several share."""
+    fields but ``rank``, ``scale`` and ``rows`` are names of the file's tensors. ``middle``: LyCORIS' core of
+    a split convolution. ``rows``: which of ``up``'s are the module's, of a weight that several share."""
 
     module: str
     down: str

@@ -40,10 +40,11 @@ def make_pictures(
 ) -> list[Image]:
     """One picture for each prompt; ``seed`` is one for all or one for each.
 
-    ``guidance_scale``: by default the family's. ``encoded``: the prompts, then the negative one, as ``family.prompts`` gives them, where the text encoder
-    has left memory. ``width`` and ``height`` in pixels, by default the base's resolution. ``pipe``: the
-    model's pipeline if it carries LoRAs of its own. Pictures are drawn one at a time with noise from the
-    CPU, so that a picture does not depend on its neighbours or the device. Raises ProblemsError LS4043.
+    ``guidance_scale``: by default the family's. ``encoded``: the prompts, then the negative one, as
+    ``family.prompts`` gives them, where the text encoder has left memory. ``width`` and ``height`` in pixels,
+    by default the base's resolution. ``pipe``: the model's pipeline if it carries LoRAs of its own. Pictures
+    are drawn one at a time with noise from the CPU, so that a picture does not depend on its neighbours or
+    the device. Raises ProblemsError LS4043.
     """
     import torch
 

@@ -47,9 +47,9 @@ class LossRule:
         """The float32 sum over pictures of ``weight x time-step weight x mean error``.
 
         ``prediction`` and ``target`` (B, C, h, w); ``ratio`` (B,): the signal-to-noise ratio at
-        ``timesteps`` (B,), of which there are ``steps``. ``velocity``: the target is v. ``mask`` (B, 1, h, w), nowhere
-        below zero: each picture's error is its mean under the mask, and zero where the mask is zero
-        everywhere. ``weight`` (B,).
+        ``timesteps`` (B,), of which there are ``steps``. ``velocity``: the target is v. ``mask`` (B, 1, h,
+        w), nowhere below zero: each picture's error is its mean under the mask, and zero where the mask is
+        zero everywhere. ``weight`` (B,).
         """
         ratio = ratio.to(prediction.device)
         error = self.error(prediction.float(), target.float(), ratio, timesteps, steps)

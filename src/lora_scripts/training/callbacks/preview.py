@@ -56,7 +56,7 @@ class Previews:
                 encoded=session.extra,
                 seed=settings.seed,
                 steps=settings.steps,
-                guidance_scale=settings.guidance_scale,
+                guidance_scale=None if settings.guidance_scale == "auto" else settings.guidance_scale,
                 width=settings.width or side,
                 height=settings.height or side,
             )
