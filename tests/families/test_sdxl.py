@@ -236,6 +236,27 @@ def test_a_special_purpose_unet_is_named(tmp_path, parts):
     assert caught.value.problems[0].params["kind"] == "inpainting"
 
 
+def test_a_base_on_another_schedule_is_named(tmp_path, parts):
+    file = small.single(tmp_path / "cosxl.safetensors", parts, markers=("edm_vpred.sigma_max",))
+    place = small.folder(tmp_path / "playground", parts)
+    schedule = place / "scheduler" / "scheduler_config.json"
+    told = json.loads(schedule.read_text())
+    schedule.write_text(json.dumps({**told, "_class_name": "EDMDPMSolverMultistepScheduler"}))
+    for path in (file, place):
+        with pytest.raises(ProblemsError) as caught:
+            describe(path)
+        assert [problem.code for problem in caught.value.problems] == ["LS4500"]
+
+
+def test_names_of_other_trainers_lead_to_the_same_modules(folder):
+    modules = describe(folder).modules
+    back = sdxl.FAMILY.modules_by_name(modules)
+    module = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    original = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
+    assert sdxl.FAMILY.names("unet", module) == original
+    assert back[original] == back[f"lora_unet_{module.replace('.', '_')}"] == ("unet", module)
+
+
 def test_a_file_without_its_second_encoder_is_said(tmp_path, parts):
     path = tmp_path / "unet.safetensors"
     small.single(path, parts)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
+
+from lora_scripts.core.problems import Location, Problem
 
 from . import _stable_diffusion as shared
 from ._base import Component, ImageModel, Sheet, Stage, Unsupported
@@ -61,6 +64,8 @@ SHEET = Sheet(
     },
 )
 
+EDM_MARKS = {"edm_mean", "edm_std", "edm_vpred.sigma_max", "edm_vpred.sigma_min"}
+"""Keys by which a file says that it was trained on EDM's noise levels."""
 LAYERS, ATTENDING = 2, (0, 1)
 """Blocks of a level on the way down, and levels with attention on the way up: what original names count."""
 UNET: dict[str, Any] = {
@@ -133,6 +138,20 @@ class StableDiffusionXL(shared.StableDiffusion):
 
     def tokenizers(self, source: Source) -> dict[str, Any]:
         return tokenizers(source, {"tokenizer": END, "tokenizer_2": "!"})
+
+    def missing(self, places: Mapping[str, Source], configs: Mapping[str, Any]) -> list[Problem]:
+        """LS4500 for a base that was trained on EDM's noise levels (Karras et al. 2022, arXiv:2206.00364):
+        its parts are the same, its schedule is not."""
+        source, schedule = places["unet"], ""
+        if source.kind == "folder":
+            text = (source.path / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8")
+            schedule = str(json.loads(text).get("_class_name", ""))
+        elif EDM_MARKS & set(source.shapes):
+            schedule = "EDM"
+        if not schedule.startswith("EDM"):
+            return []
+        told = {"path": str(source.path), "schedule": schedule}
+        return [Problem("LS4500", told, Location(str(source.path)))]
 
     def embed(self, model: ImageModel, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``text`` (B, 77, width): the last but one layer of both encoders side by side, without a final
@@ -212,6 +231,13 @@ class StableDiffusionXL(shared.StableDiffusion):
         if component == "unet" and (original := unet_name(module_name, LAYERS, ATTENDING)):
             return f"lora_unet_{original.replace('.', '_')}"
         return super().names(component, module_name)
+
+    def modules_by_name(
+        self, modules: Mapping[str, Mapping[str, tuple[int, ...]]]
+    ) -> dict[str, tuple[str, str]]:
+        """Files that name the U-Net's modules as Diffusers does are about as common."""
+        others = {f"lora_unet_{name.replace('.', '_')}": ("unet", name) for name in modules["unet"]}
+        return others | super().modules_by_name(modules)
 
 
 FAMILY = StableDiffusionXL()
