@@ -61,7 +61,7 @@ def code_of(call) -> str:
         (SDXL, "Stable Diffusion XL"),
         (SD2, "Stable Diffusion 2.x"),
         (SD3, "Stable Diffusion 3"),
-        (FLUX, "FLUX"),
+        (FLUX, "FLUX.1"),
         (LORA, "LoRA"),
         (VAE, "VAE"),
         (LLM, "language model"),

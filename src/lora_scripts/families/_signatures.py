@@ -12,7 +12,7 @@ TITLES = {
     "sdxl": "Stable Diffusion XL",
     "sdxl_refiner": "Stable Diffusion XL Refiner",
     "sd3": "Stable Diffusion 3",
-    "flux": "FLUX",
+    "flux": "FLUX.1",
     "sd2": "Stable Diffusion 2.x",
     "sd15": "Stable Diffusion 1.x",
     "vae": "VAE",
@@ -48,19 +48,31 @@ def _denoiser(names: Shapes) -> str | None:
     return "sd2" if project is not None and len(project) == 2 else "sd15"
 
 
+RELATIVES = ("distilled_guidance_layer.", "individual_token_refiner.", "double_stream_modulation_")
+"""In the names of transformers that are built like FLUX.1 and are none: Chroma, HunyuanVideo, FLUX.2."""
+
+
+def _transformer(names: Shapes) -> str | None:
+    """sd3 or flux, under the original names or, in a folder, Diffusers'."""
+    if any("joint_blocks." in name for name in names):
+        return "sd3"
+    if any("double_blocks." in name for name in names):
+        return None if any(part in name for name in names for part in RELATIVES) else "flux"
+    blocks = [name for name in names if name.startswith("transformer/")]
+    if any(".attn.add_k_proj." in name for name in blocks) and "transformer/context_embedder.weight" in names:
+        flux = any("single_transformer_blocks." in name for name in blocks)
+        return "flux" if flux else "sd3"
+    return None
+
+
 def signature(names: Shapes) -> str | None:
     """A key of ``TITLES``, or None for weights of no known kind."""
     if any(n.endswith(LORA_ENDINGS) or ".hada_" in n or ".lokr_" in n for n in names):
         return "lora"
     if 0 < len(names) <= 4 and all("." not in n and len(shape) <= 2 for n, shape in names.items()):
         return "embedding"
-    if any("joint_blocks." in n for n in names) or any(
-        n.startswith("transformer/transformer_blocks.") and ".attn.add_k_proj" in n for n in names
-    ):
-        flux = any("single_transformer_blocks." in n for n in names)
-        return "flux" if flux else "sd3"
-    if any("double_blocks." in n for n in names):
-        return "flux"
+    if found := _transformer(names):
+        return found
     if any("controlnet_" in n or n.startswith("control_model.") or "input_hint_block" in n for n in names):
         return "controlnet"
     if found := _denoiser(names):

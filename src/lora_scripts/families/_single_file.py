@@ -71,6 +71,24 @@ def read(source: Source, prefix: str, keep: Iterable[str]) -> dict[str, Tensor]:
     return tensors
 
 
+def widened(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights that are stored in eight bits as bfloat16, which holds every one of their values; those with a
+    ``scale_weight`` beside them, as ComfyUI stores them, times that."""
+    import torch
+
+    found = {}
+    for name, tensor in tensors.items():
+        owner, _, leaf = name.rpartition(".")
+        if leaf in ("scale_weight", "scale_input", "scaled_fp8"):
+            continue
+        if tensor.is_floating_point() and tensor.element_size() == 1:
+            scale = tensors.get(f"{owner}.scale_weight")
+            tensor = tensor.to(torch.bfloat16) if scale is None else (tensor.float() * scale.float())
+            tensor = tensor.to(torch.bfloat16)
+        found[name] = tensor
+    return found
+
+
 def load(
     part: Component, layout: Layout, source: Source, module: nn.Module, *, device: Any, dtype: torch.dtype
 ) -> nn.Module:
@@ -83,7 +101,7 @@ def load(
     if found is None:
         raise ProblemsError(Problem("LS4011", {"component": part.name, "path": str(source.path)}, where))
     prefix, shapes = found
-    state = layout.convert(read(source, prefix, shapes), module_config(module))
+    state = layout.convert(widened(read(source, prefix, shapes)), module_config(module))
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     missing = sorted(set(wanted) - set(state))
     wrong = sorted(n for n in set(wanted) & set(state) if tuple(state[n].shape) != wanted[n])

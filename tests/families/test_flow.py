@@ -1,0 +1,350 @@
+"""Flow matching: time steps, shifts, targets and inputs against Diffusers' own functions and pipelines."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+from diffusers.loaders.single_file_utils import (
+    convert_flux_transformer_checkpoint_to_diffusers,
+    convert_sd3_transformer_checkpoint_to_diffusers,
+)
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+from diffusers.training_utils import compute_density_for_timestep_sampling, compute_loss_weighting_for_sd3
+from safetensors.torch import load_file, save_file
+
+from lora_scripts.core.problems import ProblemsError
+from lora_scripts.families import _flow, flux, sd3
+from lora_scripts.families._base import Draw
+from lora_scripts.families._flow import FlowRule
+from lora_scripts.families._source import find, resolve
+from tests.bases import flux as small_flux
+from tests.bases import sd3 as small_sd3
+
+BASES: dict[str, Any] = {"sd3": small_sd3, "flux": small_flux}
+
+
+@pytest.fixture(scope="module", params=sorted(BASES))
+def folder(request, tmp_path_factory) -> Path:
+    return BASES[request.param].folder(tmp_path_factory.mktemp("base") / request.param)
+
+
+def load(path: Path, **options: Any) -> Any:
+    source = resolve(str(path))
+    return find("auto", source).load(source, **options)
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return load(folder)
+
+
+def embedded(model: Any, caption: str, *, padded: bool = False) -> dict[str, torch.Tensor]:
+    with torch.no_grad():
+        found = model.family.embed(model, model.family.tokenize(model, [caption], padded=padded))
+    return {name: tensor[0] for name, tensor in found.items()}
+
+
+def item(model: Any, caption: str, **more: Any) -> dict[str, torch.Tensor]:
+    moments = torch.randn((32, 8, 12), generator=torch.Generator().manual_seed(len(caption)))
+    return {"latents": moments, **embedded(model, caption, **more)}
+
+
+# -- time steps ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "scheme"),
+    [
+        (FlowRule("uniform"), "none"),
+        (FlowRule("logit_normal", mean=0.3, spread=0.7), "logit_normal"),
+        (FlowRule("mode", heavy=1.29), "mode"),
+    ],
+)
+def test_densities_are_those_of_diffusers_training_scripts(rule, scheme):
+    for seed in range(20):
+        ours, theirs = (torch.Generator().manual_seed(seed) for _ in range(2))
+        wanted = compute_density_for_timestep_sampling(
+            scheme, 1, logit_mean=0.3, logit_std=0.7, mode_scale=1.29, generator=theirs
+        )
+        assert _flow.density(rule, ours) == pytest.approx(wanted.item(), abs=1e-6)
+
+
+def test_the_static_shift_is_the_schedulers():
+    table = FlowMatchEulerDiscreteScheduler(shift=3.0).sigmas
+    plain = FlowMatchEulerDiscreteScheduler(shift=1.0).sigmas
+    ours = [_flow.shifted(sigma, 3.0) for sigma in plain.tolist()]
+    assert ours == pytest.approx(table.tolist(), abs=1e-6)
+    assert _flow.shifted(0.37, 1.0) == 0.37
+
+
+@pytest.mark.parametrize("kind", ["exponential", "linear"])
+@pytest.mark.parametrize("places", [256, 1024, 4096, 6000])
+def test_the_shift_by_resolution_is_the_pipelines(places, kind):
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, time_shift_type=kind)
+    sigmas = [1.0, 0.75, 0.5, 0.1]
+    scheduler.set_timesteps(sigmas=sigmas, mu=calculate_shift(places))
+    shift = _flow.resolution_shift(places, scheduler.config)
+    ours = [_flow.shifted(sigma, shift) for sigma in sigmas]
+    assert ours == pytest.approx(scheduler.sigmas[:-1].tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("scheme", ["none", "sigma_sqrt", "cosmap"])
+def test_weights_of_time_steps_are_those_of_diffusers(scheme):
+    sigmas = torch.tensor([0.05, 0.4, 0.999])
+    wanted = compute_loss_weighting_for_sd3(scheme, sigmas)
+    torch.testing.assert_close(_flow.time_weight(FlowRule(weighting=scheme), sigmas), wanted)
+
+
+def test_drawn_time_steps_follow_rule_and_shift(model):
+    family, given = model.family, item(model, "a red house")
+    model.flow = FlowRule("uniform", shift=4.0)
+    batch = family.collate(model, [given] * 3, [Draw(1), Draw(2), Draw(3, 250)])
+    for number in range(2):
+        generator = torch.Generator().manual_seed(number + 1)
+        shape = (16, 8, 12)
+        torch.randn(shape, generator=generator)
+        noise = torch.randn(shape, generator=generator)
+        u = torch.rand((1,), generator=generator).item()
+        assert torch.equal(batch["noise"][number], noise)
+        assert batch["timesteps"][number].item() == pytest.approx(1000 * 4 * u / (1 + 3 * u), rel=1e-5)
+    assert batch["timesteps"][2].item() == 250
+    model.flow = FlowRule("uniform", shift="resolution")
+    moved = family.collate(model, [given], [Draw(1)])["timesteps"].item()
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(2):
+        torch.randn((16, 8, 12), generator=generator)
+    scale = _flow.resolution_shift(4 * 6, model.schedule.config)
+    assert moved == pytest.approx(1000 * _flow.shifted(torch.rand((1,), generator=generator).item(), scale))
+    model.flow = None
+
+
+def test_noise_and_target_lie_on_the_straight_line(model):
+    family = model.family
+    batch = family.collate(model, [item(model, "a red house")], [Draw(3, 400)])
+    x, noise = batch["latents"].double(), batch["noise"].double()
+    torch.testing.assert_close(
+        family.noisy(model, batch).double(), 0.6 * x + 0.4 * noise, atol=1e-6, rtol=1e-6
+    )
+    torch.testing.assert_close(family.target(model, batch).double(), noise - x, atol=1e-6, rtol=1e-6)
+    assert family.snr(model, batch["timesteps"]).item() == pytest.approx((0.6 / 0.4) ** 2)
+    vae = BASES[family.sheet.name].VAE
+    quiet = {
+        **item(model, "a"),
+        "latents": torch.cat([torch.full((16, 8, 8), 2.0), torch.full((16, 8, 8), -40.0)]),
+    }
+    scaled = family.collate(model, [quiet], [Draw(1)])["latents"]
+    wanted = (2.0 - vae["shift_factor"]) * vae["scaling_factor"]
+    torch.testing.assert_close(scaled, torch.full_like(scaled, wanted), rtol=1e-4, atol=1e-4)
+
+
+# -- text ---------------------------------------------------------------------------------------------------
+
+
+def test_prompts_are_what_the_pipeline_reads(model):
+    pipe = model.family.pipeline(model)
+    texts = {name: "A red house." for name in ("prompt", "prompt_2", "prompt_3")}
+    known = inspect.signature(pipe.encode_prompt).parameters
+    with torch.no_grad():
+        found = pipe.encode_prompt(**{name: text for name, text in texts.items() if name in known})
+    wanted, pooled = (found[0], found[2]) if "prompt_3" in known else found[:2]
+    (ours,) = model.family.prompts(model, ["A red house."])
+    torch.testing.assert_close(ours["prompt_embeds"], wanted)
+    torch.testing.assert_close(ours["pooled_prompt_embeds"], pooled)
+
+
+def test_what_is_kept_of_a_caption_is_as_long_as_the_caption(model):
+    pipe = model.family.pipeline(model)
+    for caption in ("", "A red house.", "the city of the night " * 9):
+        count = len(model.tokenizers[model.family.t5_tokenizer](caption).input_ids)
+        kept = embedded(model, caption)["t5"]
+        assert len(kept) == count
+        with torch.no_grad():
+            wanted = pipe._get_t5_prompt_embeds(caption, max_sequence_length=count)[0]
+        torch.testing.assert_close(kept, wanted)
+
+
+def test_captions_of_unequal_length_do_not_touch_each_other(model):
+    family = model.family
+    given = [
+        item(model, caption) for caption in ("a red house", "the city of the night", "a", "a blue house")
+    ]
+    draws = [Draw(n) for n in range(4)]
+    with torch.no_grad():
+        together = family.predict(model, family.collate(model, given, draws))
+        alone = [
+            family.predict(model, family.collate(model, [one], [draw]))
+            for one, draw in zip(given, draws, strict=True)
+        ]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
+
+
+# -- the predictor ------------------------------------------------------------------------------------------
+
+
+def test_predict_is_the_call_that_the_pipeline_makes(model):
+    """One step of the pipeline is listened to; the same noisy latents, time and text give the same answer."""
+    family, pipe = model.family, model.family.pipeline(model)
+    heard: list[tuple[Any, Any]] = []
+    hook = model.predictor.register_forward_hook(
+        lambda module, args, given, out: heard.append((given, out[0])), with_kwargs=True
+    )
+    (prompt,) = family.prompts(model, ["A red house."])
+    side = model.description.latent_factor
+    with torch.no_grad():
+        pipe(
+            **prompt,
+            width=12 * side,
+            height=8 * side,
+            num_inference_steps=2,
+            guidance_scale=1.0,
+            output_type="latent",
+            generator=torch.Generator().manual_seed(7),
+        )
+    hook.remove()
+    given, wanted = heard[1]
+    packed = given["hidden_states"].ndim == 3
+    noisy = flux.unpack(given["hidden_states"], 8, 12) if packed else given["hidden_states"]
+    wanted = flux.unpack(wanted, 8, 12) if packed else wanted
+    sigma = float(given["timestep"][0]) / (1 if packed else 1000)
+    batch = family.collate(model, [item(model, "A red house.", padded=True)], [Draw(1, 1)])
+    batch |= {
+        "latents": torch.zeros_like(noisy),
+        "noise": noisy / sigma,
+        "timesteps": torch.tensor([1000 * sigma]),
+    }
+    model.flow = FlowRule(guidance=1.0)
+    with torch.no_grad():
+        got = family.predict(model, batch)
+        model.flow = FlowRule(guidance=4.0)
+        guided = family.predict(model, batch)
+    model.flow = None
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+    assert torch.equal(guided, got) is not packed, "only FLUX dev is told the scale"
+
+
+def test_packing_is_that_of_the_pipeline():
+    latents = torch.randn(2, 16, 6, 10)
+    packed = flux.pack(latents)
+    assert torch.equal(packed, FluxPipeline._pack_latents(latents, 2, 16, 6, 10))
+    assert torch.equal(flux.unpack(packed, 6, 10), latents)
+    wanted = FluxPipeline._prepare_latent_image_ids(2, 3, 5, "cpu", torch.float32)
+    assert torch.equal(flux.place_ids(3, 5, "cpu"), wanted)
+
+
+# -- files --------------------------------------------------------------------------------------------------
+
+
+def test_sd3s_original_names_become_what_diffusers_makes_of_them():
+    state = small_sd3.parts()["transformer"].state_dict()
+    original = small_sd3.original_transformer(state)
+    config = small_sd3.TRANSFORMER
+    theirs = convert_sd3_transformer_checkpoint_to_diffusers(dict(original))
+    ours = sd3.convert_transformer(dict(original), config)
+    assert ours.keys() == theirs.keys() == state.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_fluxs_original_names_become_what_diffusers_makes_of_them():
+    """At the published width, which is the only one that Diffusers' conversion knows; blocks cut short."""
+    wide = {"attention_head_dim": 128, "num_attention_heads": 24, "num_layers": 1, "num_single_layers": 1}
+    with torch.device("meta"):
+        from diffusers import FluxTransformer2DModel
+
+        module = FluxTransformer2DModel(**{**small_flux.TRANSFORMER, **wide, "axes_dims_rope": (16, 56, 56)})
+    original = small_flux.original_transformer(module.state_dict())
+    theirs = convert_flux_transformer_checkpoint_to_diffusers(dict(original))
+    ours = flux.convert_transformer(dict(original), module.config)
+    assert {n: t.shape for n, t in ours.items()} == {n: t.shape for n, t in theirs.items()}
+
+
+@pytest.mark.parametrize("name", sorted(BASES))
+def test_a_transformer_alone_takes_the_rest_from_elsewhere(name, tmp_path):
+    """As community files hold it: under bare original names, one in eight bits."""
+    base = BASES[name]
+    modules = base.parts()
+    whole = base.folder(tmp_path / "whole", modules)
+    state = base.original_transformer(modules["transformer"].state_dict())
+    alone = tmp_path / "alone.safetensors"
+    save_file({n: t.clone().contiguous() for n, t in state.items()}, str(alone))
+    parts = [part for part in find("auto", resolve(str(whole))).sheet.components if part != "transformer"]
+    with pytest.raises(ProblemsError) as caught:
+        load(alone)
+    assert {p.code for p in caught.value.problems} <= {"LS4011", "LS4540"}
+    rest = {part: str(whole / part) for part in parts}
+    model, reference = load(alone, components=rest), load(whole)
+    batch = reference.family.collate(reference, [item(reference, "a red house")], [Draw(1)])
+    with torch.no_grad():
+        exact = reference.family.predict(reference, batch)
+        torch.testing.assert_close(model.family.predict(model, batch), exact, rtol=1e-5, atol=1e-6)
+    eight = {
+        n: t.to(torch.float8_e4m3fn) if n.endswith("weight") and t.ndim == 2 else t for n, t in state.items()
+    }
+    small = tmp_path / "eight.safetensors"
+    save_file({n: t.clone().contiguous() for n, t in eight.items()}, str(small))
+    again = load(small, components=rest)
+    assert {p.dtype for p in again.predictor.parameters()} == {torch.float32}
+    with torch.no_grad():
+        rough = again.family.predict(again, batch)
+    assert 0 < float((rough - exact).norm() / exact.norm()) < 0.2
+
+
+def test_scaled_eight_bit_weights_are_multiplied_out(tmp_path):
+    modules = small_flux.parts()
+    whole = small_flux.folder(tmp_path / "whole", modules)
+    state = small_flux.original_transformer(modules["transformer"].state_dict())
+    name = "double_blocks.0.img_mlp.0"
+    scale = state[f"{name}.weight"].abs().max() / 400
+    state[f"{name}.scale_weight"] = scale.reshape(())
+    state[f"{name}.weight"] = (state[f"{name}.weight"] / scale).to(torch.float8_e4m3fn)
+    path = tmp_path / "scaled.safetensors"
+    save_file(
+        {n: t.clone().contiguous() for n, t in state.items()} | {"scaled_fp8": torch.zeros(0)}, str(path)
+    )
+    rest = {part: str(whole / part) for part in ("text_encoder", "text_encoder_2", "vae")}
+    got = load(path, components=rest).predictor.transformer_blocks[0].ff.net[0].proj.weight
+    wanted = modules["transformer"].transformer_blocks[0].ff.net[0].proj.weight
+    assert float((got - wanted).detach().norm() / wanted.detach().norm()) < 0.05
+
+
+def test_t5_may_be_left_out_of_sd3_and_not_of_flux(tmp_path):
+    whole = small_sd3.folder(tmp_path / "sd3")
+    model = load(whole, components={"text_encoder_3": "none"})
+    assert "text_encoder_3" not in model.modules
+    given = item(model, "a red house")
+    assert "t5" not in given
+    batch = model.family.collate(model, [given], [Draw(1)])
+    assert torch.isfinite(model.family.predict(model, batch)).all()
+    with pytest.raises(ProblemsError):
+        load(small_flux.folder(tmp_path / "flux"), components={"text_encoder_2": "none"})
+
+
+def test_t5_without_a_tokenizer_is_said_with_where_it_was_looked_for(tmp_path):
+    place = tmp_path / "one"
+    place.mkdir()
+    path = small_flux.single(place / "flux.safetensors")
+    tokenizer = place / "tokenizer_2"
+    elsewhere = tokenizer.rename(tmp_path / "elsewhere")
+    with pytest.raises(ProblemsError) as caught:
+        load(path)
+    assert [p.code for p in caught.value.problems] == ["LS4540"]
+    assert load(path, components={"tokenizer_2": str(elsewhere)}).tokenizers["tokenizer_2"] is not None
+
+
+def test_schnell_is_told_no_scale_and_does_not_shift(tmp_path):
+    modules = small_flux.parts(guidance_embeds=False)
+    state = small_flux.original(modules)
+    path = tmp_path / "schnell.safetensors"
+    save_file({n: t.clone().contiguous() for n, t in state.items()}, str(path))
+    small_flux.t5.write_tokenizer(tmp_path / "tokenizer_2")
+    model = load(path)
+    assert model.description.guided is False
+    assert model.family.published(model.scheduler_config).shift == 1.0
+    assert torch.isfinite(
+        model.family.predict(model, model.family.collate(model, [item(model, "a")], [Draw(1)]))
+    ).all()
+    assert load_file(str(path)).keys() == state.keys()
