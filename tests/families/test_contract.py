@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from lora_scripts.adapters.attach import attach, disabled
+from lora_scripts.adapters.attach import attach, disabled, set_training
 from lora_scripts.adapters.spec import AdapterSpec
 from lora_scripts.core.problems import Location
 from lora_scripts.data.images import examine
@@ -123,6 +123,22 @@ def test_gradients_reach_the_adapter_and_nothing_else(base, tmp_path):
     own = {id(parameter) for parameter in adapter.parameters.values()}
     others = [p for module in model.modules.values() for p in module.parameters() if id(p) not in own]
     assert not any(p.requires_grad or p.grad is not None for p in others)
+
+
+def test_checkpointing_changes_no_gradient(base, tmp_path):
+    seen = []
+    for on in (False, True):
+        model = load(base)
+        trained = encoders(model)
+        adapter = awake(model, train_text_encoder=bool(trained))
+        model.family.set_gradient_checkpointing(model, on)
+        set_training(model, adapter, True)
+        batch = batch_of(model, tmp_path / str(on), [Draw(1)], trained)
+        Denoising(model.family, model).sums(batch)["denoising"].backward()
+        seen.append({name: p.grad for name, p in adapter.parameters.items()})
+    for name, grad in seen[0].items():
+        assert (grad is None) is (seen[1][name] is None), name
+        assert grad is None or torch.equal(grad, seen[1][name]), name
 
 
 def test_what_the_file_holds_is_what_was_trained(base, tmp_path):

@@ -60,7 +60,8 @@ def facts(sheet: Sheet) -> dict[str, Any]:
 def _cells(sheet: Sheet, lang: str | None = None) -> tuple[str, ...]:
     from lora_scripts.families._base import Unsupported
 
-    yes, no = [], []
+    yes: list[str] = []
+    no: list[str] = []
     for feature, told in sheet.supports.items():
         label = say(f"families.feature.{feature}", lang)
         if isinstance(told, Unsupported):

@@ -381,5 +381,7 @@ class LatentDiffusion(LoraNames):
             if self.sheet.components[name].library == "diffusers":
                 switch = module.enable_gradient_checkpointing if on else module.disable_gradient_checkpointing
             else:
-                switch = module.gradient_checkpointing_enable if on else module.gradient_checkpointing_disable
+                switch = (
+                    module.activation_checkpointing_enable if on else module.activation_checkpointing_disable
+                )
             switch()

@@ -80,11 +80,11 @@ def convert_text(state: dict[str, Any], config: Mapping[str, Any]) -> dict[str, 
 def projected_widths(shapes: Shapes) -> dict[str, Any]:
     """As ``text_widths``, of an encoder whose last layer is used too, for what describes a caption as a
     whole."""
-    layers = {found[1] for name in shapes if (found := BLOCK.fullmatch(name))}
-    found = text_widths(shapes)
+    layers = {block[1] for name in shapes if (block := BLOCK.fullmatch(name))}
     own = {"num_hidden_layers": len(layers)} if layers else {}
     projection = shapes.get("text_projection") or shapes.get("text_projection.weight")
-    return {**found, **own, "projection_dim": projection[-1 if layers else 0] if projection else None}
+    width = projection[-1 if layers else 0] if projection else None
+    return {**text_widths(shapes), **own, "projection_dim": width}
 
 
 def convert_projected(state: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
