@@ -123,7 +123,10 @@ def label(
     except (KeyboardInterrupt, SystemExit):
         typer.echo(say("label.left"), err=True)
         raise
-    return _tell(report, pictures)
+    code = _tell(report, pictures)
+    if not no_check and report.made + report.kept:
+        _look_over(report, pictures, trigger.strip() or None)
+    return code
 
 
 def _bad(option: str, sentence: str) -> typer.BadParameter:
@@ -228,6 +231,22 @@ def _tell(report: Report, pictures: Path) -> int:
     else:
         typer.echo(say("label.next", folder=pictures, path=report.output))
     return BAD_PICTURES if failed else 0
+
+
+def _look_over(report: Report, pictures: Path, trigger: str | None) -> None:
+    """The data doctor's page on what is there now; its findings do not change how this command ends."""
+    from rich.console import Console
+
+    from lora_scripts.doctor import Settings, examine, page
+
+    from .progress import phase_bar
+
+    place = page.place_for(pictures, Path.cwd())
+    metadata = report.output if report.output.is_file() else None
+    with phase_bar(Console(stderr=True)) as progress:
+        seen = examine(pictures, settings=Settings(metadata=metadata, trigger=trigger), progress=progress)
+        written = page.write(seen, place)
+    typer.echo(say("label.looked", verdict=page.verdict(seen)[1], page=written))
 
 
 def _name(problem: Any) -> str:

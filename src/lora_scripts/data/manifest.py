@@ -147,7 +147,7 @@ class _Reader:
             self.add(self._found(name), text.replace("\0", " "), Location(str(caption_file), 1), **more)
 
     def _lonely_captions(self) -> None:
-        stems = {path.with_suffix("") for path in self.folder.pictures.values()}
+        stems = {stem for path in self.folder.pictures.values() for stem in (path, path.with_suffix(""))}
         folders = {path.parent for path in self.folder.pictures.values()} | {self.folder.root}
         alone = sorted(
             file.name

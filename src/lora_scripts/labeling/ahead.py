@@ -103,15 +103,15 @@ def look(path: Path) -> Image | Problem:
 
 
 def decoded(
-    pictures: Iterable[Waiting], ahead: int, decode: Callable[[Path], Image | Problem] = look
+    pictures: Iterable[Waiting], ahead: Callable[[], int], decode: Callable[[Path], Image | Problem] = look
 ) -> Iterator[tuple[Waiting, Image | Problem]]:
-    """Each picture in order, decoded; never more than ``ahead`` that have not been asked for."""
+    """Each picture in order, decoded; never more than ``ahead()`` that have not been asked for."""
     pool = ThreadPoolExecutor(workers(), thread_name_prefix="decode")
     queue: deque[tuple[Waiting, Future[Image | Problem]]] = deque()
     rest = iter(pictures)
     try:
         while True:
-            while len(queue) < ahead and (one := next(rest, None)) is not None:
+            while len(queue) < ahead() and (one := next(rest, None)) is not None:
                 queue.append((one, pool.submit(decode, one.path)))
             if not queue:
                 return

@@ -22,38 +22,62 @@ HOPELESS = 3
 
 
 def described(
-    captioner: Captioner, pictures: Sequence[Waiting], size: int, smaller: Callable[[int], None]
+    load: Callable[[], Captioner],
+    pictures: Sequence[Waiting],
+    size: int | None,
+    smaller: Callable[[int], None],
 ) -> Iterator[list[Outcome]]:
     """What came of each picture, batch by batch; ``smaller`` hears of each new size of batches.
 
-    Raises ``ProblemsError`` LS3104 where memory does not hold a single picture.
+    The captioner is loaded when the first picture is there for it, and closed at the end; ``size``: None for
+    what it proposes. Raises ``ProblemsError`` LS3104 where memory does not hold a single picture.
     """
-    asks = _Asks(captioner, size, smaller)
+    asks = _Asks(load, size, smaller)
+    try:
+        yield from _batches(asks, pictures)
+    finally:
+        asks.close()
+
+
+def _batches(asks: _Asks, pictures: Sequence[Waiting]) -> Iterator[list[Outcome]]:
     batch: list[tuple[Waiting, Image]] = []
-    for one, image in decoded(pictures, 2 * size + workers()):
+    for one, image in decoded(pictures, lambda: 2 * asks.size + workers()):
         if isinstance(image, Problem):
             yield [(one, image)]
             continue
         if batch and (len(batch) >= asks.size or not alike(batch[0][0], one)):
             yield asks.of(batch)
             batch = []
+        asks.open()
         batch.append((one, image))
     if batch:
         yield asks.of(batch)
 
 
 class _Asks:
-    def __init__(self, captioner: Captioner, size: int, smaller: Callable[[int], None]) -> None:
-        self.captioner, self.size, self.smaller = captioner, size, smaller
+    def __init__(
+        self, load: Callable[[], Captioner], size: int | None, smaller: Callable[[int], None]
+    ) -> None:
+        self.load, self.smaller = load, smaller
+        self.captioner: Captioner | None = None
+        self.asked, self.size = size, size or 1
         self.good = self.failed = 0
+
+    def open(self) -> None:
+        if self.captioner is None:
+            self.captioner = self.load()
+            self.size = self.asked or self.captioner.batch_size
+
+    def close(self) -> None:
+        if self.captioner is not None:
+            self.captioner.close()
 
     def of(self, batch: list[tuple[Waiting, Image]]) -> list[Outcome]:
         if len(batch) > self.size:
-            return [
-                found
-                for start in range(0, len(batch), self.size)
-                for found in self.of(batch[start:][: self.size])
-            ]
+            found: list[Outcome] = []
+            while len(found) < len(batch):  # the size may shrink on the way
+                found += self.of(batch[len(found) : len(found) + self.size])
+            return found
         said, error = self._try([image for _, image in batch])
         if error is None:
             self.good += len(batch)
@@ -80,6 +104,7 @@ class _Asks:
 
     def _try(self, images: list[Image]) -> tuple[list[Words], Exception | None]:
         try:
+            assert self.captioner is not None
             said = self.captioner.describe(images)
         except (MemoryError, RuntimeError, ValueError, IndexError, TypeError) as error:
             return [], error.with_traceback(None)  # its frames would hold the memory that is to be freed

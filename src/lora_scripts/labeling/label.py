@@ -22,7 +22,7 @@ from lora_scripts.data.manifest import METADATA_NAMES
 from lora_scripts.data.text_files import listing, printable
 
 from ._captioner import Asked, Captioner, Words
-from .ahead import Waiting, by_shape
+from .ahead import by_shape
 from .batches import described
 from .caption_files import CaptionFiles
 from .choose import Choice, load
@@ -219,23 +219,8 @@ class _Run:
             else:
                 wanted.append((name, self.folder.pictures[name]))
         pictures = by_shape(wanted, lambda done, total: self.watch.progress("shapes", done, total))
-        if not pictures:
-            return
-        self.watch.tell(
-            say("label.loading", captioners=" + ".join(choice.shown for choice in self.job.chosen))
-        )
-        captioner = load(self.job.chosen, self.job.asked)
-        try:
-            self._describe(captioner, pictures, make, report)
-        finally:
-            captioner.close()
-
-    def _describe(
-        self, captioner: Captioner, pictures: list[Waiting], make: dict[str, str], report: Report
-    ) -> None:
-        size = self.job.asked.batch_size or captioner.batch_size
-        total = len(make)
-        for batch in described(captioner, pictures, size, lambda now: self._smaller(now)):
+        size = self.job.asked.batch_size
+        for batch in described(self._load, pictures, size, self._smaller):
             for one, found in batch:
                 wrong = found if isinstance(found, Problem) else found.problem
                 if wrong is not None:
@@ -245,7 +230,12 @@ class _Run:
                     report.made += 1
             if self.output.flush():
                 self.record.written()
-            self.watch.progress("label", report.made + len(report.failed), total)
+            self.watch.progress("label", report.made + len(report.failed), len(make))
+
+    def _load(self) -> Captioner:
+        shown = " + ".join(choice.shown for choice in self.job.chosen)
+        self.watch.tell(say("label.loading", captioners=shown))
+        return load(self.job.chosen, self.job.asked)
 
     def _smaller(self, size: int) -> None:
         self.watch.tell(say("label.smaller", size=size))
