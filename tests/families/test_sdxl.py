@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from lora_scripts.adapters.spec import match_targets
 from lora_scripts.core.problems import Location, ProblemsError
 from lora_scripts.data.buckets import prepare
 from lora_scripts.data.images import examine
@@ -23,15 +22,12 @@ from lora_scripts.export.kohya import export_lora
 from lora_scripts.export.readback import read_back
 from lora_scripts.families import _source, sdxl
 from lora_scripts.families._base import Draw
-from lora_scripts.families._components import weight_shapes
-from lora_scripts.families._single_file import own_shapes
 from lora_scripts.toolbox.inspect import inspect_file
 from tests.bases import sdxl as small
-from tests.families import full_size_sdxl, tiny
+from tests.families import tiny
 from tests.families.test_sd2 import describe, trained
 from tests.families.test_single_file import load, same
 
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "components" / "sdxl"
 CAPTION = "a red house, in the rain"
 
 
@@ -324,75 +320,25 @@ def test_of_the_second_encoders_attention_a_client_gets_all_four_or_none(tmp_pat
     assert read_back(done.path, model, adapter).layers["text_encoder_2"] == 1
 
 
-@pytest.fixture(scope="module")
-def published():
-    return full_size_sdxl.modules()
+def test_what_clients_drop_of_other_spellings_is_said(tmp_path):
+    from safetensors.torch import save_file
 
+    def answers(*modules: str) -> dict[str, str]:
+        halves = {f"{m}.lora_down.weight": torch.ones(2, 8) for m in modules}
+        halves |= {f"{m}.lora_up.weight": torch.ones(8, 2) for m in modules}
+        alphas = {f"{m}.alpha": torch.tensor(2.0) for m in modules}
+        save_file(
+            halves | alphas, str(tmp_path / "x.safetensors"), {"ss_base_model_version": "sdxl_base_v1-0"}
+        )
+        found = inspect_file(tmp_path / "x.safetensors").clients
+        return {client: v.reason or v.answer for client, v in found.items()}
 
-def test_the_parts_have_their_published_sizes(published):
-    counts = {name: sum(p.numel() for p in module.parameters()) for name, module in published.items()}
-    assert counts == {
-        "unet": 2_567_463_684,
-        "text_encoder": 123_060_480,
-        "text_encoder_2": 694_659_840,
-        "vae": 83_653_863,
-    }
-
-
-@pytest.mark.parametrize(("preset", "unet"), [("attention-mlp", 722), ("attention", 560)])
-def test_presets_take_the_modules_that_sd_scripts_takes_under_its_names(published, preset, unet):
-    layers = {name: weight_shapes(module) for name, module in published.items()}
-    matched = match_targets(sdxl.SHEET, layers, preset, train_text_encoder=True)
-    counts = {name: len(found) for name, found in matched.items()}
-    assert counts == {"unet": unet, "text_encoder": 72, "text_encoder_2": 192}
-    if preset == "attention":
-        return
-    # every linear layer of the transformers in the original file, and of no other part, with its shape
-    original = tiny.original_unet(published["unet"].state_dict(), 2, 3)
-    inside = [n for n in original if ".1." in n and n.endswith(".weight") and original[n].ndim == 2]
-    inside = [n for n in inside if "emb_layers" not in n]
-    wanted = {
-        f"lora_unet_{n.removesuffix('.weight').replace('.', '_')}": tuple(original[n].shape) for n in inside
-    }
-    named = {sdxl.FAMILY.names("unet", m): layers["unet"][m] for m in matched["unet"]}
-    assert named == wanted
-    assert {
-        "lora_unet_input_blocks_8_1_transformer_blocks_9_ff_net_0_proj",
-        "lora_unet_output_blocks_5_1_transformer_blocks_1_attn2_to_v",
-    } <= named.keys()
-    back = sdxl.FAMILY.modules_by_name(layers)
-    places = {(c, m) for c, found in matched.items() for m in found}
-    assert {back[sdxl.FAMILY.names(*place)] for place in places} == places
-    assert sdxl.FAMILY.names("text_encoder_2", matched["text_encoder_2"][-1]).startswith(
-        "lora_te2_text_model_"
-    )
-
-
-def test_configurations_come_out_of_the_shapes():
-    shapes = full_size_sdxl.shapes()
-    for name, layout in sdxl.FAMILY.layouts.items():
-        found = own_shapes(layout, shapes)
-        assert found is not None
-        assert layout.config(found[1]) == full_size_sdxl.CONFIGS[name], name
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data/components is not here")
-@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder", "text_encoder_2"])
-def test_our_own_configurations_are_the_published_ones(component):
-    theirs = json.loads((SHARED / component / "config.json").read_text())
-    ours = full_size_sdxl.CONFIGS[component]
-    passed_over = {"bos_token_id", "eos_token_id", "pad_token_id"}  # older libraries' placeholders
-    common = {k: v for k, v in theirs.items() if k in ours and k not in passed_over}
-    assert common == {k: ours[k] for k in common}
-    assert len(common) > 8
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data/components is not here")
-def test_our_tokenizers_are_the_published_ones(single):
-    from transformers import CLIPTokenizer
-
-    texts = ["A cat, 霓虹 city!!", "", "naïve café's  two\nlines", "word " * 100]
-    options = {"padding": "max_length", "truncation": True, "max_length": 77}
-    for name, ours in sdxl.FAMILY.tokenizers(_source.resolve(str(single))).items():
-        theirs = CLIPTokenizer.from_pretrained(str(SHARED / name), local_files_only=True)
-        assert ours(texts, **options).input_ids == theirs(texts, **options).input_ids
+    start = "lora_te2_text_model_encoder_layers_0_self_attn_"
+    four = [f"{start}{part}_proj" for part in ("q", "k", "v", "out")]
+    assert set(answers(*four).values()) == {"yes"}
+    assert answers(*four[1:])["A1111 WebUI"] == "inspect.client.parted_attention"
+    plain = "lora_unet_down_blocks_1_attentions_0_proj_in"
+    assert set(answers(plain).values()) == {"yes"}
+    sampler = answers(plain, "lora_unet_up_blocks_0_upsamplers_0_conv")
+    assert sampler["A1111 WebUI"] == "inspect.client.samplers"
+    assert sampler["ComfyUI"] == "yes"

@@ -30,15 +30,27 @@ def _all(verdict: Verdict, names: Collection[str] = CLIENTS) -> dict[str, Verdic
     return dict.fromkeys(names, verdict)
 
 
+def _flow(layout: str, base: str) -> dict[str, Verdict]:
+    """Of LoRAs for transformers, which not every program runs."""
+    found = _all(Verdict("unknown")) | {"ComfyUI": YES}
+    if base == "flux":
+        found |= {"Diffusers": YES, "Forge": YES, "A1111 WebUI": Verdict("no", "inspect.client.other_base")}
+    else:
+        refused = Verdict("no", "inspect.client.alpha_refused")
+        found["Diffusers"] = refused if layout == "kohya" else YES
+    passed = Verdict("no", "inspect.client.diffusers_names")
+    return found | {"sd-scripts": YES if layout == "kohya" else passed}
+
+
 def _by_layout(layout: str | None, base: str | None) -> dict[str, Verdict]:
     """The verdicts that the naming of the keys alone decides."""
+    if base in ("flux", "sd3") and layout in ("kohya", "diffusers"):
+        return _flow(layout, base)
     if layout == "kohya" or (layout == "kohya_ldm" and base == "sdxl"):
         return _all(YES)
     if layout == "kohya_ldm":
         refused = Verdict("no", "inspect.client.ldm_names")
         return _all(YES) | _all(refused, ("Diffusers", "sd-scripts"))
-    if layout == "diffusers" and base in ("flux", "sd3"):
-        return _all(Verdict("unknown")) | _all(YES, ("Diffusers", "ComfyUI"))
     if layout == "diffusers":
         none = Verdict("no", "inspect.client.diffusers_names")
         part = Verdict("part", "inspect.client.attention_lost")
@@ -59,6 +71,17 @@ def _attention_only(names: Iterable[str]) -> bool:
     return all(".to_" in name for name in names)
 
 
+def _parted(names: Iterable[str], starts: tuple[str, ...]) -> bool:
+    """Whether some attention layer of an OpenCLIP text encoder lacks one of its four parts."""
+    whole = {"q", "k", "v", "out"}
+    found: dict[str, set[str]] = {}
+    for name in names:
+        layer, _, part = name.partition("_self_attn_")
+        if part and name.startswith(starts):
+            found.setdefault(layer, set()).add(part.partition("_proj")[0])
+    return any(parts != whole for parts in found.values())
+
+
 def verdicts(
     header: Header, layout: str | None, base: str | None, modules: int, alphas: Sequence[float]
 ) -> dict[str, Verdict]:
@@ -69,7 +92,7 @@ def verdicts(
     names = header.shapes
     changes: list[tuple[Collection[str], Verdict]] = []
     with_alpha = sum(name.endswith(".alpha") for name in names)
-    if layout in ("kohya", "kohya_ldm"):
+    if layout in ("kohya", "kohya_ldm") and base not in ("flux", "sd3"):
         text = [name for name in names if name.startswith("lora_te")]
         if len(alphas) > 1 or 0 < with_alpha < modules:
             changes.append((("Diffusers",), Verdict("part", "inspect.client.mixed_alpha")))
@@ -77,6 +100,10 @@ def verdicts(
             changes.append((("Diffusers",), Verdict("no", "inspect.client.adapter_metadata")))
         if any("self_attn" in name for name in text) and not any("out_proj" in name for name in text):
             changes.append((("Diffusers",), Verdict("no", "inspect.client.text_out")))
+        if base == "sdxl" and layout == "kohya" and any("samplers_" in name for name in names):
+            changes.append((("A1111 WebUI",), Verdict("part", "inspect.client.samplers")))
+        if _parted(text, ("lora_te2_",) if base == "sdxl" else ("lora_te_",) if base == "sd2" else ()):
+            changes.append((("A1111 WebUI",), Verdict("part", "inspect.client.parted_attention")))
         if text and not any("text_model_" in name for name in text):
             changes.append((CLIENTS[1:], Verdict("part", "inspect.client.text_model")))
         elif base == "sd15" and any(name.startswith("lora_te1_") for name in text):
