@@ -63,7 +63,8 @@ def _usage_sentence(error: Any, kind: str, context: Any) -> str:
 
 def _name(parameter: Any) -> str:
     """How the user writes a parameter: an option as it is typed, an argument by its placeholder."""
-    return parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.make_metavar(None)
+    written = str(parameter.opts[0])
+    return written if written.startswith("-") else str(parameter.metavar or parameter.name.upper())
 
 
 def save_crash(error: BaseException) -> Path:

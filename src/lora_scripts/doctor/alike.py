@@ -138,7 +138,7 @@ def find_alike(
         for found in candidates(small, aspects, deep=deep, progress=tell):
             for start in range(0, len(found), _BATCH):
                 part = found[start : start + _BATCH]
-                for pair, rough in _worth(part, small):
+                for pair, rough in _worth(part, small, deep):
                     one, other = kept[pair.whole], kept[pair.part]
                     if groups.top(one) == groups.top(other) or (one, other) in cut:
                         continue
@@ -162,12 +162,12 @@ def find_alike(
     )
 
 
-def _worth(part: list[Candidate], small: np.ndarray) -> list[tuple[Candidate, np.ndarray]]:
+def _worth(part: list[Candidate], small: np.ndarray, deep: bool) -> list[tuple[Candidate, np.ndarray]]:
     one = small[[pair.whole for pair in part]]
     two = small[[pair.part for pair in part]].copy()
     turned = np.array([pair.mirrored for pair in part])
     two[turned] = two[turned][:, :, ::-1]
-    fits, good = roughly(one, two, np.array([pair.start for pair in part], dtype=np.float32))
+    fits, good = roughly(one, two, np.array([pair.start for pair in part], dtype=np.float32), parts=deep)
     return [(pair, fit) for pair, fit, fine in zip(part, fits, good, strict=True) if fine]
 
 

@@ -251,8 +251,12 @@ def _twice(data: _Set) -> list[Finding]:
         crops=data.settings.crops,
         progress=data.progress,
     )
+    soft = [data.softness[str(example.fields["name"])] for example, _ in data.pairs]
     found = []
     if alike.copies:
+        best = [
+            sorted(group, key=lambda place: _worse(pictures[place], soft[place])) for group in alike.copies
+        ]
         groups = tuple(
             tuple(
                 _item(data.pairs[place], exact=True)
@@ -260,7 +264,7 @@ def _twice(data: _Set) -> list[Finding]:
                 else _item(data.pairs[place])
                 for place in group
             )
-            for group in alike.copies
+            for group in best
         )
         told = {"count": len(groups), "extra": sum(len(group) - 1 for group in groups)}
         found.append(Finding("duplicates", Problem("LS3204", told, severity="warning"), groups))
@@ -276,6 +280,11 @@ def _twice(data: _Set) -> list[Finding]:
         problem = Problem("LS3206", {"count": len(groups)}, severity="warning")
         found.append(Finding("crops", problem, groups))
     return found
+
+
+def _worse(picture: Picture, softness: float) -> tuple[int, float]:
+    """The copy to keep comes first: the largest, and of equals the sharpest."""
+    return -picture.width * picture.height, 0.0 if np.isnan(softness) else softness
 
 
 def _uncaptioned(data: _Set) -> list[Finding]:

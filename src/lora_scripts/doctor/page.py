@@ -20,7 +20,7 @@ PAGE, DATA = "report.html", "report.json"
 SHOWN = 36
 """Groups of a finding that the page shows; the JSON holds all of them."""
 IN_GROUP = 8
-ROWS = 40
+ROWS = 24
 LISTED_KINDS = ("reader",)
 """Findings of rows and files that have no picture to show."""
 _TAGS = {"en": "en", "zh": "zh-Hans"}
@@ -112,7 +112,7 @@ def _summary(report: Report) -> str:
         (say("doctor.number.captioned"), report.captioned),
         (say("doctor.number.windows"), report.windows),
     )
-    boxes = "".join(f"<div><dd>{value}</dd><dt>{_text(name)}</dt></div>" for name, value in numbers)
+    boxes = "".join(f"<div><dt>{_text(name)}</dt><dd>{value}</dd></div>" for name, value in numbers)
     lines = [
         say("doctor.judged_at", resolution=settings.resolution, batch=settings.batch_size),
         say("doctor.captions_from", source=report.source),
@@ -177,7 +177,7 @@ def _figure(item: Item, small: Thumbnails) -> str:
     address = small.of(item.path) if item.path is not None and item.problem is None else None
     if address is not None:
         alt = say("doctor.alt", name=item.name, width=item.width, height=item.height)
-        inner = f'<img src="{address}" alt="{_text(alt)}" loading="lazy">'
+        inner = f'<img src="{address}" alt="{_text(alt)}">'
     else:
         inner = _text(say("doctor.no_picture"))
     facts = [f"{item.width} × {item.height}"] if item.width else []

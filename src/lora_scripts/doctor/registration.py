@@ -20,6 +20,8 @@ STRETCH = 1.12
 """How unlike the two scales may be."""
 FINE = 64
 """Side in pixels at which two pictures are compared."""
+PART_BLUR = 1.5
+"""How much softer a part has to be made to be as soft as the same part in a small copy of the whole."""
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 Fit = np.ndarray
@@ -77,18 +79,26 @@ def register(first: np.ndarray, second: np.ndarray, fit: Fit, rounds: int) -> Fi
     return fit
 
 
-def roughly(first: np.ndarray, second: np.ndarray, start: np.ndarray) -> tuple[Fit, np.ndarray]:
-    """Fits of grey copies from ``start`` (n, 4), and which of them are worth opening the files for."""
+def roughly(
+    first: np.ndarray, second: np.ndarray, start: np.ndarray, *, parts: bool = False
+) -> tuple[Fit, np.ndarray]:
+    """Fits of grey copies from ``start`` (n, 4), and which of them are worth opening the files for.
+
+    ``parts``: the second shows a part of the first, and so more than the first has pixels for.
+    """
     count, side, _ = first.shape
     fit = np.concatenate([start, np.tile([1.0, 0.0], (count, 1))], axis=1).astype(np.float32)
     for blur, rounds in ((1.5, 6), (0.8, 4)):
-        one, two = smooth(first.astype(np.float32), blur), smooth(second.astype(np.float32), blur)
+        one, two = (
+            smooth(first.astype(np.float32), blur),
+            smooth(second.astype(np.float32), blur * (PART_BLUR if parts else 1)),
+        )
         fit = register(one, two, fit, rounds)
     across, down, inside = _where(fit, side)
     rest = np.abs(_sampled(one, across, down) - (fit[:, 4, None, None] * two + fit[:, 5, None, None]))
     typical = (rest * inside).sum(axis=(1, 2)) / np.maximum(inside.sum(axis=(1, 2)), 1)
     contrast = two.std(axis=(1, 2))
-    return fit, _plausible(fit) & (typical <= np.maximum(0.25 * contrast, 3))
+    return fit, _plausible(fit) & (typical <= np.maximum((0.4 if parts else 0.25) * contrast, 3))
 
 
 def _plausible(fit: Fit) -> np.ndarray:

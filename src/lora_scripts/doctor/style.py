@@ -21,15 +21,18 @@ a { color: var(--mark); }
   border-radius: 0 .4rem .4rem 0; font-weight: 600; }
 .verdict.warning { border-color: var(--advice); } .verdict.error { border-color: var(--stop); }
 .numbers { display: flex; flex-wrap: wrap; gap: .75rem; margin: 1rem 0; padding: 0; }
-.numbers div { flex: 1 1 8rem; padding: .6rem .9rem; background: var(--raised); border-radius: .4rem; }
+.numbers div { display: flex; flex-direction: column-reverse; flex: 1 1 8rem; padding: .6rem .9rem;
+  background: var(--raised); border-radius: .4rem; }
 .numbers dd { margin: 0; font-size: 1.5rem; font-weight: 650; font-variant-numeric: tabular-nums; }
 .numbers dt { color: var(--soft); font-size: .88rem; }
-.toc { margin: .5rem 0; padding: 0; list-style: none; display: flex; flex-direction: column; gap: .3rem; }
+.toc { margin: 1.25rem 0 .5rem; padding: 0; list-style: none; display: flex; flex-direction: column;
+  gap: .3rem; }
 .finding { margin: 0 0 1.25rem; border: 1px solid var(--line); border-radius: .5rem; padding: 1rem; }
 .head { display: flex; gap: .7rem; align-items: baseline; }
 .badge { flex: none; padding: .08rem .5rem; border: 1px solid currentColor; border-radius: 1rem;
   font-size: .8rem;
   color: var(--soft); white-space: nowrap; }
+.toc .badge { min-width: 4.4rem; text-align: center; }
 .badge.error { color: var(--stop); } .badge.warning { color: var(--advice); }
 .todo { margin: .5rem 0 .25rem; } .todo::before { content: "→ "; color: var(--mark); font-weight: 700; }
 details { margin: .25rem 0 .75rem; color: var(--soft); font-size: .92rem; }
@@ -65,6 +68,6 @@ td.count i { display: inline-block; height: .7em; margin-inline-end: .5em; backg
   ul.groups { grid-template-columns: repeat(2, minmax(0, 1fr)); } .finding { padding: .75rem; }
   ul.groups.several { grid-template-columns: 1fr; } figure { width: 100%; }
   .group figure { flex: 1 1 8rem; max-width: 11rem; } .frame { height: 8.5rem; }
-  .head { flex-direction: column; gap: .25rem; } }
+  .finding .head { flex-direction: column; gap: .25rem; } }
 @media print { details { display: none; } .finding { break-inside: avoid; } }
 """

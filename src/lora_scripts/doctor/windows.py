@@ -15,6 +15,8 @@ from .looks import SIDE
 FREQUENCIES = 8
 ALIKE = 0.8
 """Correlation from which a pair is looked at closely."""
+PART_ALIKE = 0.72
+"""The same where a part is looked for: its window is met half a step beside and in half the detail."""
 NEAREST = 8
 """Pairs that are looked at closely for each picture, at most."""
 SLIGHT = (1.0, 0.92)
@@ -124,12 +126,11 @@ def candidates(
 def _nearest(
     number: int, scores: np.ndarray, places: list[tuple[float, float]], aspects: np.ndarray, deep: bool
 ) -> list[Candidate]:
-    best = scores.argmax(axis=0)
-    score = scores[best, np.arange(scores.shape[1])]
+    score = scores.max(axis=0)
     score[number] = -1
     found = []
-    for other in _top(score):
-        down, across = (places[index] for index in divmod(int(best[other]), len(places)))
+    for other in _top(score, PART_ALIKE if deep else ALIKE):
+        down, across = (places[index] for index in divmod(int(scores[:, other].argmax()), len(places)))
         shape = aspects[number] * across[1] / down[1] / aspects[other]
         if deep and not 0.8 < shape < 1.25:
             continue
@@ -140,11 +141,11 @@ def _nearest(
 
 def _mirrored(number: int, score: np.ndarray) -> list[Candidate]:
     score[: number + 1] = -1
-    return [Candidate(number, int(other), (1.0, 0.0, 1.0, 0.0), True) for other in _top(score)]
+    return [Candidate(number, int(other), (1.0, 0.0, 1.0, 0.0), True) for other in _top(score, ALIKE)]
 
 
-def _top(score: np.ndarray) -> np.ndarray:
-    near = np.flatnonzero(score >= ALIKE)
+def _top(score: np.ndarray, least: float) -> np.ndarray:
+    near = np.flatnonzero(score >= least)
     if len(near) > NEAREST:
         near = near[np.argpartition(-score[near], NEAREST)[:NEAREST]]
     return near[np.argsort(-score[near], kind="stable")]
