@@ -82,7 +82,7 @@ def server(monkeypatch):
     monkeypatch.setattr(http, "BACKOFF", 0.001)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # a proxy that must not be asked
     running = Server()
-    thread = threading.Thread(target=running.serve_forever, daemon=True)
+    thread = threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield running
     running.shutdown()
@@ -152,9 +152,10 @@ def test_one_picture_that_is_refused_does_not_stop_the_others(server):
 def test_a_server_that_fails_on_everything_stops_the_run(server):
     loaded = captioner(server, batch_size=1)
     server.answers = [(400, b"")] * 20
+    for _ in range(http.HOPELESS - 1):
+        assert loaded.describe([RED])[0].problem
     with pytest.raises(ProblemsError) as error:
-        for _ in range(20):
-            loaded.describe([RED])
+        loaded.describe([RED])
     assert code(error) == "LS3115"
     assert len(server.asked) == 1 + http.HOPELESS
 
