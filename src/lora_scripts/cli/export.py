@@ -9,7 +9,7 @@ import typer
 
 from lora_scripts.core.catalogue import say
 
-TARGETS = ("gguf", "original", "diffusers")
+TARGETS = ("gguf", "original", "diffusers", "kohya")
 
 
 def export(
@@ -28,8 +28,8 @@ def export(
     if to == "original":
         _original(base, lora, output.expanduser())
         return
-    if to == "diffusers":
-        _diffusers(base, lora, output.expanduser())
+    if to in ("diffusers", "kohya"):
+        _picture_layout(base, lora, output.expanduser(), to)
         return
     if outtype is not None and outtype not in OUTTYPES:
         known = ", ".join(OUTTYPES)
@@ -58,13 +58,17 @@ def _original(base: str | None, loras: list[str], output: Path) -> None:
     typer.echo(say("export.written.original", path=done.folder, layers=done.layers, rank=done.rank))
 
 
-def _diffusers(base: str | None, loras: list[str], output: Path) -> None:
-    """A picture LoRA for programs that read Diffusers' own layout only."""
-    from lora_scripts.toolbox.convert_layout import export_diffusers
+def _picture_layout(base: str | None, loras: list[str], output: Path, to: str) -> None:
+    """A picture LoRA for programs that read one of the layouts only."""
+    from lora_scripts.toolbox.convert_layout import export_diffusers, export_kohya
 
     if len(loras) != 1:
         raise typer.BadParameter(say("export.one_lora"), param_hint="--lora")
-    done = export_diffusers(base, loras[0], output)
-    typer.echo(say("export.written.diffusers", path=done.path, layers=done.layers))
+    if to == "kohya":
+        done = export_kohya(base, loras[0], output)
+        typer.echo(say("export.written.kohya", path=done.path, layers=done.layers))
+    else:
+        done = export_diffusers(base, loras[0], output)
+        typer.echo(say("export.written.diffusers", path=done.path, layers=done.layers))
     largest, relative = f"{done.proof.largest:.2g}", f"{done.proof.relative:.2g}"
     typer.echo(say("pictures.proven", largest=largest, relative=relative))

@@ -171,11 +171,12 @@ class StableDiffusion3(FlowMatching):
         return found | ({"t5": self.read_t5(model, ids["ids_3"])} if "ids_3" in ids else {})
 
     def joined(self, model: ImageModel, text: Mapping[str, Tensor]) -> Tensor:
-        """CLIP's tokens, as wide as T5's, then T5's."""
+        """CLIP's tokens, as wide as T5's, then T5's; both in the model's precision, since autocast on a
+        processor joins no others."""
         import torch
 
         width = int(model.configs["transformer"]["joint_attention_dim"])
-        clip = text["clip"]
+        clip = text["clip"].to(model.dtype)
         wide = torch.nn.functional.pad(clip, (0, width - clip.shape[-1]))
         return torch.cat([wide, text["t5"].to(wide)], dim=1) if "t5" in text else wide
 

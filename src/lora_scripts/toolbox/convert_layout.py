@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_scripts.core.problems import Location, Problem, ProblemsError
-from lora_scripts.export.kohya import diffusers_name
+from lora_scripts.export.kohya import companions_of, diffusers_name, fused, parts_beside
 from lora_scripts.export.tensors_file import write_safetensors
 
-from .picture_loras import PictureLayer, WornPicture
+from .picture_loras import Modules, PictureLayer, WornPicture
 
 if TYPE_CHECKING:
     import torch
@@ -87,17 +87,78 @@ def export_diffusers(base: str | None, lora: str, output: Path) -> Converted:
 
     Raises ProblemsError as ``merge_pictures.wear``; LS4308 ``output`` exists, LS4454 another effect.
     """
+    return _converted(base, lora, output, "diffusers")
+
+
+def export_kohya(base: str | None, lora: str, output: Path) -> Converted:
+    """As ``export_diffusers``, in kohya's layout."""
+    return _converted(base, lora, output, "kohya")
+
+
+def _converted(base: str | None, lora: str, output: Path, layout: str) -> Converted:
+    import tempfile
+
     from .merge_pictures import wear
-    from .picture_proof import prove_file
+    from .picture_proof import prove_file, readable
 
     if output.exists():
         raise ProblemsError(Problem("LS4308", {"path": str(output)}, Location(str(output))))
-    source, family, _, (worn,) = wear([lora], base)
-    temporary = output.with_name(f".tmp-{output.name}")
+    source, family, description, (worn,) = wear([lora], base)
+    temporary = output.with_name(f".tmp-{output.stem}.safetensors")
     try:
-        layers = write_diffusers(temporary, worn, family, worn.strength)
-        proof = prove_file(source, family, worn, temporary)
+        if layout == "kohya":
+            write_kohya(temporary, worn, family, description.modules)
+        else:
+            write_diffusers(temporary, worn, family, worn.strength)
+        again = wear([str(temporary)], base or source.given)[3]
+        with tempfile.TemporaryDirectory(prefix="lora-scripts-") as folder:
+            (choice,) = readable(again, family, Path(folder))
+            proof = prove_file(source, family, worn, choice.path, len(again[0].layers))
         temporary.rename(output)
     finally:
         temporary.unlink(missing_ok=True)
-    return Converted(output, layers, tuple(sorted({layer.rank for layer in worn.layers.values()})), proof)
+    ranks = tuple(sorted({layer.rank for layer in worn.layers.values()}))
+    return Converted(output, len(worn.layers), ranks, proof)
+
+
+def kohya_tensors(worn: WornPicture, family: Any, modules: Modules) -> dict[str, Tensor]:
+    """``.lora_down.weight``, ``.lora_up.weight`` and one ``.alpha`` for all layers, in the precision of the
+    file; what programs keep as one weight as one layer. Scale and strength are in ``up``.
+
+    Raises ProblemsError: LS4452 a DoRA, LS4030 where numbers are not finite any more.
+    """
+    import torch
+
+    matched: dict[str, list[str]] = {}
+    found: dict[str, Tensor] = {}
+    alpha = torch.tensor(float(max(layer.rank for layer in worn.layers.values())))
+    for (component, module), layer in worn.layers.items():
+        values = worn.lora.values(layer)
+        if values.magnitude is not None:
+            told = {"path": str(worn.lora.path), "count": 1, "names": str(layer.magnitude)}
+            raise ProblemsError(Problem("LS4452", told, Location(str(worn.lora.path))))
+        matched.setdefault(component, []).append(module)
+        name, kind, rank = family.names(component, module), _kind(worn, layer), values.down.shape[0]
+        up = values.up * (values.scale * worn.strength * rank / float(alpha))
+        found[f"{name}.lora_down.weight"] = values.down.to(kind).contiguous()
+        found[f"{name}.lora_up.weight"] = up.to(kind).contiguous()
+        found[f"{name}.alpha"] = alpha.clone()
+    for others in (companions_of(family, matched), parts_beside(family, modules, matched)):
+        for component, pairs in others.items():
+            for module, beside in pairs.items():
+                name, like = family.names(component, module), family.names(component, beside)
+                down = found[f"{like}.lora_down.weight"]
+                tall = modules[component][module][0]
+                found[f"{name}.lora_down.weight"] = torch.zeros_like(down)
+                found[f"{name}.lora_up.weight"] = torch.zeros((tall, len(down)), dtype=down.dtype)
+                found[f"{name}.alpha"] = alpha.clone()
+    return fused(family, modules, found)
+
+
+def write_kohya(path: Path, worn: WornPicture, family: Any, modules: Modules) -> None:
+    """Writes the LoRA to ``path``, atomically, with what the original's header says of its making."""
+    tensors = kohya_tensors(worn, family, modules)
+    told = {n: text for n, text in worn.lora.file.metadata.items() if n.startswith(("ss_", "lora_scripts_"))}
+    version = next(iter(family.sheet.base_versions.values()))
+    usual = {"ss_base_model_version": version, "ss_network_module": family.sheet.network_module}
+    write_safetensors(path, tensors, {**usual, "ss_output_name": worn.lora.path.stem, **told})

@@ -87,8 +87,10 @@ def prove(source: Source, family: Any, merged: Path, worn: Sequence[WornPicture]
     return bounded(bare, wanted, got, _precision(new, family), merged, tuple(counts))
 
 
-def prove_file(source: Source, family: Any, worn: WornPicture, path: Path) -> Proof:
-    """Compares the base wearing the file at ``path`` with what the original does: through Diffusers where it
+def prove_file(
+    source: Source, family: Any, worn: WornPicture, path: Path, layers: int | None = None
+) -> Proof:
+    """Compares the base wearing the file at ``path``, of ``layers`` layers (by default as many), with what the original does: through Diffusers where it
     reads the original whole, else with the original added to the weights. ProblemsError LS4454."""
     bare, got, counts = predicted(family, source, [LoraChoice(path)])
     verdict = inspect_file(worn.lora.path).clients.get("Diffusers")
@@ -96,8 +98,9 @@ def prove_file(source: Source, family: Any, worn: WornPicture, path: Path) -> Pr
         wanted = predicted(family, source, [LoraChoice(worn.lora.path, worn.strength)])[1]
     else:
         wanted = predicted(family, source, added=worn)[1]
-    if counts != [len(worn.layers)]:
-        params = {"path": str(path), "found": sum(counts), "expected": len(worn.layers)}
+    expected = len(worn.layers) if layers is None else layers
+    if counts != [expected]:
+        params = {"path": str(path), "found": sum(counts), "expected": expected}
         raise ProblemsError(Problem("LS4031", params, Location(str(path))))
     return bounded(bare, wanted, got, _written(path), path, tuple(counts))
 

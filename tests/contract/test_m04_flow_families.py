@@ -1,0 +1,154 @@
+"""M4: Stable Diffusion 3 and FLUX, from the YAML that comes along to pictures, on small random bases."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+
+from tests.contract.conftest import ROOT, Desk, draw_pictures, write_csv
+
+QUICK: dict[str, Any] = {"max_steps": 2, "save_steps": 2, "resolution": 16, "logging": {"tensorboard": False}}
+SHORT = ("max_steps=2", "save_steps=2", "resolution=16", "logging.tensorboard=false")
+PREVIEW = ("preview.prompts=[a red house]", "preview.steps=2")
+
+
+@pytest.fixture(scope="module", params=["sd3", "flux"])
+def studio(request, tmp_path_factory) -> tuple[str, Desk]:
+    root = tmp_path_factory.mktemp(request.param)
+    write_csv(root / "pics" / "metadata.csv", draw_pictures(root / "pics", 22))
+    base = importlib.import_module(f"tests.bases.{request.param}").folder(root / request.param)
+    return request.param, Desk(root, base)
+
+
+@pytest.fixture(scope="module")
+def trained(studio) -> tuple[str, Desk, Path]:
+    """The YAML of the repository, with the paths of this desk."""
+    name, desk = studio
+    places = (
+        "train_data_dir=./pics",
+        f"base_model={desk.base}",
+        "output_dir=./output/mine",
+        "cache_dir=./cache",
+    )
+    settings = [word for text in (*places, *SHORT, *PREVIEW) for word in ("--set", text)]
+    done = desk.cli("train", "--config", ROOT / "configs" / f"{name}.yaml", *settings)
+    assert done.code == 0, done.text
+    return name, desk, desk.root / "output/mine/mine.safetensors"
+
+
+def header(path: Path) -> tuple[set[str], dict[str, str]]:
+    with safe_open(str(path), "pt") as file:
+        return set(file.keys()), file.metadata()
+
+
+def test_m04_the_yaml_trains_previews_and_leaves_the_layout_that_most_programs_read(trained):
+    name, desk, path = trained
+    names, metadata = header(path)
+    if name == "flux":
+        assert "lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight" in names
+        assert metadata["ss_base_model_version"] == "flux1"
+        assert len({n for n in names if n.endswith(".alpha")}) == len(names) // 3
+    else:
+        assert "transformer.transformer_blocks.0.attn.to_q.lora_A.weight" in names
+        assert all(n.endswith((".lora_A.weight", ".lora_B.weight")) for n in names)
+    assert "modelspec.prediction_type" not in metadata
+    assert (desk.root / "output/mine/previews/sheet.png").exists()
+    result = desk.result("output/mine")
+    assert result["readback"]["layers"]["transformer"] > 20
+    assert result["readback"]["weights"] < 1e-2
+
+
+def test_m04_inspect_says_what_it_is_and_which_programs_run_it(trained):
+    name, desk, path = trained
+    said = desk.cli("inspect", path)
+    assert said.code == 0, said.text
+    assert {"sd3": "Stable Diffusion 3", "flux": "FLUX.1"}[name] in said.text
+    found = json.loads(desk.cli("inspect", path, "--json").out)["clients"]
+    answers = {client: verdict["answer"] for client, verdict in found.items()}
+    assert answers["Diffusers"] == answers["ComfyUI"] == "yes"
+    assert answers["A1111 WebUI"] == ("no" if name == "flux" else "unknown")
+    assert answers["sd-scripts"] == ("yes" if name == "flux" else "no")
+
+
+def test_m04_pictures_are_drawn_with_it_and_without_it(trained):
+    _, desk, path = trained
+    options = ("--steps", "2", "--width", "16", "--height", "16", "--base", str(desk.base))
+    for lora, output in (((), "bare.png"), (("--lora", f"{path}:3"), "worn.png")):
+        done = desk.cli("generate", "--prompt", "a red house", *lora, *options, "--output", output)
+        assert done.code == 0, done.text
+    assert (desk.root / "bare.png").read_bytes() != (desk.root / "worn.png").read_bytes()
+
+
+def test_m04_it_is_merged_into_folder_and_file(trained):
+    name, desk, path = trained
+    done = desk.cli("merge", "--base", desk.base, "--lora", path, "--output", "merged")
+    assert done.code == 0, done.text
+    base = importlib.import_module(f"tests.bases.{name}").single(desk.root / f"{name}.safetensors")
+    done = desk.cli("merge", "--base", base, "--lora", path, "--output", "merged.safetensors")
+    assert done.code == 0, done.text
+    before, after = (header(p)[0] for p in (base, desk.root / "merged.safetensors"))
+    assert before == after
+
+
+def test_m04_a_second_layout_is_written_on_request(trained):
+    name, desk, path = trained
+    other = {"sd3": "kohya", "flux": "diffusers"}[name]
+    done = desk.cli(
+        "export", "--base", desk.base, "--lora", path, "--to", other, "--output", "other.safetensors"
+    )
+    assert done.code == 0, done.text
+    names, _ = header(desk.root / "other.safetensors")
+    wanted = {
+        "sd3": "lora_unet_joint_blocks_0_x_block_attn_qkv.lora_up.weight",
+        "flux": "transformer.single_transformer_blocks.1.proj_mlp.lora_A.weight",
+    }
+    assert wanted[name] in names
+    again = desk.cli("merge", "--base", desk.base, "--lora", "other.safetensors", "--output", "again")
+    assert again.code == 0, again.text
+
+
+def test_m04_training_goes_on_from_it(trained):
+    _, desk, path = trained
+    config = desk.config(output_dir="output/on", init_from=str(path), lora_rank=16, **QUICK)
+    done = desk.train(config)
+    assert done.code == 0, done.text
+
+
+@pytest.mark.parametrize(
+    ("code", "options"),
+    [
+        ("LS4017", {"prediction_type": "epsilon"}),
+        ("LS4541", {"min_snr_gamma": 5}),
+        ("LS4541", {"noise_offset": 0.05}),
+        ("LS4543", {"timestep_sampling": "uniform", "logit_std": 0.5}),
+        ("LS4545", {"max_caption_tokens": 225}),
+        ("LS1021", {"train_text_encoder": True}),
+        ("LS1021", {"use_dora": True}),
+        ("LS1021", {"clip_skip": 2}),
+    ],
+)
+def test_m04_what_means_nothing_to_such_a_base_is_said_before_training(studio, code, options):
+    _, desk = studio
+    checked = desk.cli("check", "--config", desk.config(**options, **QUICK))
+    assert checked.code == 2, checked.text
+    assert code in checked.text
+
+
+def test_m04_a_guidance_scale_is_for_bases_that_are_told_one(studio):
+    name, desk = studio
+    checked = desk.cli("check", "--config", desk.config(guidance_scale=1.5, **QUICK))
+    assert checked.code == (0 if name == "flux" else 2), checked.text
+    assert ("LS4544" in checked.text) is (name == "sd3")
+
+
+def test_m04_keys_of_flow_matching_are_refused_by_other_bases(desk):
+    checked = desk.cli("check", "--config", desk.config(discrete_flow_shift=3, **QUICK))
+    assert checked.code == 2
+    assert "LS4542" in checked.text
+    passed = desk.cli("check", "--config", desk.config(discrete_flow_shift="auto", **QUICK))
+    assert passed.code == 0, passed.text
