@@ -348,3 +348,21 @@ def test_schnell_is_told_no_scale_and_does_not_shift(tmp_path):
         model.family.predict(model, model.family.collate(model, [item(model, "a")], [Draw(1)]))
     ).all()
     assert load_file(str(path)).keys() == state.keys()
+
+
+def test_the_room_that_captions_take_is_counted_before_anything_is_computed(folder, model):
+    family, source = model.family, resolve(str(folder))
+    count = family.caption_counter(source)
+    width = model.description.text_width
+    sizes = {
+        caption: sum(tensor.numel() for tensor in embedded(model, caption).values())
+        for caption in ("", "A red house.", "the city of the night " * 9)
+    }
+    for caption, size in sizes.items():
+        assert (count(caption) - count("")) * width == size - sizes[""]
+    assert count("q" * 3000) == family.sheet.caption_tokens + family.clip_worth
+    cut = family.caption_cutter(source)
+    assert cut("a red house", 75) == (0, "")
+    many, lost = cut("q " * 1000, 75)
+    assert many == 1000
+    assert lost.replace(" ", "") in "q" * 1000

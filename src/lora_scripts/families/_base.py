@@ -314,6 +314,12 @@ class ImageFamily(Family, Protocol):
         """Caption and limit -> how many tokens it has, and the words behind the limit; without torch."""
         ...
 
+    def caption_counter(
+        self, source: Source, components: Mapping[str, str] | None = None
+    ) -> Callable[[str], int] | None:
+        """Caption -> how many tokens of it are kept in the cache; None where all captions take the same."""
+        ...
+
     def target(self, model: Any, batch: Batch) -> Tensor: ...
 
     def snr(self, model: Any, timesteps: Tensor) -> Tensor:

@@ -192,6 +192,12 @@ class LatentDiffusion(LoraNames):
 
         return cutter(source.path / "tokenizer" if source.kind == "folder" else None)
 
+    def caption_counter(
+        self, source: Source, components: Mapping[str, str] | None = None
+    ) -> Callable[[str], int] | None:
+        """All captions are filled up to the same length."""
+        return None
+
     def prompts(self, model: ImageModel, texts: Sequence[str]) -> list[PromptInputs]:
         """Each text as keywords of the pipeline's call; the negative ones get ``negative_`` in front."""
         import torch

@@ -118,11 +118,13 @@ class FlowMatching(LatentDiffusion):
     """A transformer that leads from noise to a VAE's latents, told by CLIP and T5 what to draw.
 
     ``t5``: the component that is T5. ``clip``: tokenizer of a CLIP encoder -> what fills up a caption.
-    ``blocks``: the original's names.
+    ``clip_worth``: how many of T5's tokens take as much room as what is kept of CLIP. ``blocks``: the
+    original's names.
     """
 
     predictions = ("flow",)
     clip: Mapping[str, str] = {"tokenizer": END}
+    clip_worth: int = 1
     t5: str
     blocks: OriginalBlocks
 
@@ -167,12 +169,21 @@ class FlowMatching(LatentDiffusion):
         self, source: Source, components: Mapping[str, str] | None = None
     ) -> Callable[[str, int], tuple[int, str]]:
         """By T5, which reads far more of a caption than CLIP."""
-        given = (components or {}).get(self.t5_tokenizer)
-        places = [
-            Path(path).expanduser() for path in ((components or {}).get(self.t5), str(source.path)) if path
-        ]
-        folder = _t5.tokenizer_folder(self.t5_tokenizer, Path(given).expanduser() if given else None, places)
-        return _t5.cutter(folder, self.sheet.caption_tokens)
+        return _t5.cutter(self._folder_told(source, components), self.sheet.caption_tokens)
+
+    def _folder_told(self, source: Source, components: Mapping[str, str] | None) -> Path | None:
+        """The tokenizer's folder, before any part of the base is looked at."""
+        told = {name: Path(place).expanduser() for name, place in (components or {}).items()}
+        near = [told[self.t5]] if self.t5 in told else []
+        return _t5.tokenizer_folder(self.t5_tokenizer, told.get(self.t5_tokenizer), [*near, source.path])
+
+    def caption_counter(
+        self, source: Source, components: Mapping[str, str] | None = None
+    ) -> Callable[[str], int]:
+        """T5's tokens, and what CLIP's are worth; T5's alone are as wide as a token is for the predictor."""
+        left_out = (components or {}).get(self.t5) == "none"
+        count = _t5.counter(None if left_out else self._folder_told(source, components))
+        return lambda caption: min(count(caption), self.sheet.caption_tokens) + self.clip_worth
 
     # -- text ---------------------------------------------------------------------------------------------
 

@@ -137,6 +137,7 @@ def _described(
     family: LatentDiffusion, source: Source, components: Mapping[str, str] | None, prediction_type: str
 ) -> tuple[dict[str, Source], dict[str, Any], ImageDescription]:
     """Component -> where it comes from, the noise schedule's configuration, and the description."""
+    components = components or source.components
     places = _sources(family, source, components)
     predictor = family.sheet.predictor
     configs = {predictor: _config(family, family.sheet.components[predictor], places[predictor])}

@@ -32,7 +32,8 @@ class Source:
 
     ``kind``: a Diffusers ``folder``, a single ``file``, a ``transformers`` folder (``config.json`` on top) or
     a ``gguf`` file. ``shapes``: in a Diffusers folder each name starts with ``<component>/``. ``config``: a
-    Transformers folder's ``config.json``.
+    Transformers folder's ``config.json``. ``components``: where parts come from that it has not, unless asked
+    for otherwise.
     """
 
     given: str
@@ -42,6 +43,7 @@ class Source:
     shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
     metadata: Mapping[str, str] = field(repr=False)
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    components: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def builtin(self) -> bool:

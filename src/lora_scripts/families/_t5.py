@@ -68,18 +68,33 @@ def load_tokenizer(folder: Path) -> Any:
     return T5Tokenizer.from_pretrained(str(folder), local_files_only=True)
 
 
+def counter(folder: Path | None) -> Callable[[str], int]:
+    """Caption -> its number of tokens, the end mark among them; none without a tokenizer, about one for four
+    bytes without ``tokenizer.json``."""
+    if folder is None:
+        return lambda caption: 0
+    if not (folder / FILES[0]).is_file():
+        return lambda caption: len(caption.encode("utf-8", "surrogatepass")) // 4 + 1
+    reader = _reader(folder)
+    return lambda caption: len(reader.encode(caption, add_special_tokens=False)) + 1
+
+
+def _reader(folder: Path) -> Any:
+    from tokenizers import Tokenizer
+
+    reader = Tokenizer.from_file(str(folder / FILES[0]))
+    reader.no_truncation()
+    reader.no_padding()
+    return reader
+
+
 def cutter(folder: Path | None, tokens: int) -> Callable[[str, int], tuple[int, str]]:
     """Caption -> its number of tokens, and the words from the first one on that the encoder does not read:
     it reads ``tokens``, the end mark among them. Without torch or Transformers; without ``tokenizer.json``
     nothing is counted."""
-    file = folder / FILES[0] if folder else None
-    if file is None or not file.is_file():
+    if folder is None or not (folder / FILES[0]).is_file():
         return lambda caption, limit: (0, "")
-    from tokenizers import Tokenizer
-
-    reader = Tokenizer.from_file(str(file))
-    reader.no_truncation()
-    reader.no_padding()
+    reader = _reader(folder)
 
     def cut(caption: str, limit: int) -> tuple[int, str]:
         if len(caption.encode("utf-8", "surrogatepass")) < tokens:

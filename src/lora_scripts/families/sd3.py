@@ -145,6 +145,7 @@ class StableDiffusion3(FlowMatching):
     scheduler: Mapping[str, Any] = {"num_train_timesteps": 1000, "shift": 3.0}
     blocks = BLOCKS
     clip: Mapping[str, str] = {"tokenizer": END, "tokenizer_2": "!"}
+    clip_worth = 39
     t5 = "text_encoder_3"
     layouts: Mapping[str, Layout] = {
         "transformer": Layout(

@@ -126,9 +126,9 @@ def _pictures(prepared: Prepared, progress: Progress | None) -> None:
     prepared.problems += found
     if description is not None:
         learnt = [each for each in prepared.dataset.train if not each.repeat]
-        prepared.cache = cache_room(
-            prepared.machine, config, description, [*learnt, *prepared.dataset.validation]
-        )
+        samples = [*learnt, *prepared.dataset.validation]
+        kept = cast(ImageFamily, prepared.family).caption_counter(description.source, config.components)
+        prepared.cache = cache_room(prepared.machine, config, description, samples, kept)
         prepared.problems += check_room(prepared.cache)
     if prepared.family is not None and prepared.source is not None:
         family = cast(ImageFamily, prepared.family)

@@ -10,7 +10,7 @@ from lora_scripts.core.problems import Location, Problem, ProblemsError
 from lora_scripts.export.kohya import companions_of, diffusers_name, fused, parts_beside
 from lora_scripts.export.tensors_file import write_safetensors
 
-from .picture_loras import Modules, PictureLayer, WornPicture
+from .picture_loras import Modules, PictureLayer, WornPicture, find_modules, read_picture_lora
 
 if TYPE_CHECKING:
     import torch
@@ -110,10 +110,11 @@ def _converted(base: str | None, lora: str, output: Path, layout: str) -> Conver
             write_kohya(temporary, worn, family, description.modules)
         else:
             write_diffusers(temporary, worn, family, worn.strength)
-        again = wear([str(temporary)], base or source.given)[3]
+        written = read_picture_lora(temporary)
+        again = WornPicture(written, 1.0, find_modules(written, family, description.modules)[0])
         with tempfile.TemporaryDirectory(prefix="lora-scripts-") as folder:
-            (choice,) = readable(again, family, Path(folder))
-            proof = prove_file(source, family, worn, choice.path, len(again[0].layers))
+            (choice,) = readable([again], family, Path(folder))
+            proof = prove_file(source, family, worn, choice.path, len(again.layers))
         temporary.rename(output)
     finally:
         temporary.unlink(missing_ok=True)

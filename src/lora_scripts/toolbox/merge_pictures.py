@@ -8,7 +8,7 @@ import os
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,8 @@ def open_base(base: str | None, loras: Sequence[PictureLora]) -> tuple[Source, A
     if not named:
         raise ProblemsError(Problem("LS4317", {"missing": "--base", "path": str(loras[0].path)}))
     source = resolve(str(named))
+    if base is None:
+        source = replace(source, components=told.get("components") or {})
     family: Any = find("auto", source)
     if family.sheet.task != "image-generation":
         params = {"path": str(source.path), "title": family.sheet.title}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +82,7 @@ def prove(source: Source, family: Any, merged: Path, worn: Sequence[WornPicture]
     memory at a time. Raises ProblemsError LS4454 where they differ."""
     with tempfile.TemporaryDirectory(prefix="lora-scripts-") as name:
         bare, wanted, counts = predicted(family, source, readable(worn, family, Path(name)))
-    new = resolve(str(merged))
+    new = replace(resolve(str(merged)), components=source.components)
     _, got, _ = predicted(family, new)
     return bounded(bare, wanted, got, _precision(new, family), merged, tuple(counts))
 
@@ -90,8 +90,9 @@ def prove(source: Source, family: Any, merged: Path, worn: Sequence[WornPicture]
 def prove_file(
     source: Source, family: Any, worn: WornPicture, path: Path, layers: int | None = None
 ) -> Proof:
-    """Compares the base wearing the file at ``path``, of ``layers`` layers (by default as many), with what the original does: through Diffusers where it
-    reads the original whole, else with the original added to the weights. ProblemsError LS4454."""
+    """Compares the base wearing the file at ``path``, of ``layers`` layers (by default as many), with what
+    the original does: through Diffusers where it reads the original whole, else with the original added to
+    the weights. ProblemsError LS4454."""
     bare, got, counts = predicted(family, source, [LoraChoice(path)])
     verdict = inspect_file(worn.lora.path).clients.get("Diffusers")
     if verdict is not None and verdict.answer == "yes":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,10 +31,16 @@ class CacheRoom:
 
 
 def cache_room(
-    machine: Machine, config: RunConfig, description: ImageDescription, samples: Iterable[Sample]
+    machine: Machine,
+    config: RunConfig,
+    description: ImageDescription,
+    samples: Iterable[Sample],
+    tokens_of: Callable[[str], int] | None = None,
 ) -> CacheRoom:
-    """Counts every form that is kept: see ``families._stages`` for what each of them holds."""
-    area = captions = pixels = masked = 0
+    """Counts every form that is kept: see ``families._stages`` for what each of them holds. ``tokens_of``:
+    how many tokens of a caption are kept, where that is not the same for all."""
+    area = captions = pixels = masked = tokens = 0
+    usual = PIECE * (config.max_caption_tokens // PIECE) + 2
     seen: set[object] = set()
     for sample in samples:
         for form in sample.views():
@@ -52,7 +58,7 @@ def cache_room(
             if not config.train_text_encoder and form.caption not in seen:
                 seen.add(form.caption)
                 captions += 1
-    tokens = captions * (PIECE * (config.max_caption_tokens // PIECE) + 2)
+                tokens += tokens_of(form.caption) if tokens_of else usual
     numbers = 2 * description.latent_channels * area + tokens * description.text_width
     masks = 0 if config.random_crop else 4 * masked
     folder = cache_folder(config.cache_dir)
