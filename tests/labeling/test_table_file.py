@@ -140,6 +140,7 @@ def test_the_real_datasets_library_reads_it(folder, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     datasets = pytest.importorskip("datasets", exc_type=ImportError)
     written(table(folder), img000=NASTY, img001="b", img002="c")
+    (folder.root / "broken.png").write_bytes(b"no picture, and so without a row")
     loaded = datasets.load_dataset("imagefolder", data_dir=str(folder.root), split="train")
     assert loaded["text"] == [NASTY, "b", "c"]
     assert [picture.size for picture in loaded["image"]] == [(32, 32), (48, 32), (32, 48)]
