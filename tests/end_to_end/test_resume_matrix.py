@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from tests.contract.conftest import make_desk, tiny_base  # noqa: F401 - fixtures
+from tests.contract.several import TWO, train
 
 OPTIMIZERS = ("adamw", "adamw8bit", "adafactor", "prodigy", "schedulefree")
 RATES = {"prodigy": 1.0}
@@ -21,17 +22,20 @@ PICTURES = {
 }  # fmt: skip
 
 
-def cut_in_two(desk, **options):
+def cut_in_two(desk, *, processes=1, **options):
     """The bytes of a run of six steps, and of one that ended after three and was resumed."""
     common = {"max_steps": 6, "save_steps": 3, "output_name": "same", "lr_scheduler": "constant", **options}
-    quiet = ("--set", "logging.tensorboard=false")
-    whole = desk.train(desk.config(output_dir="output/whole", **common), *quiet)
+
+    def run(output, *words):
+        desk.config(output_dir=f"output/{output}", **common, logging={"tensorboard": False})
+        return train(desk, *TWO, *words) if processes == 2 else desk.train("run.yaml", "--set", *words)
+
+    whole = run("whole", "max_steps=6")
     assert whole.code == 0, whole.text
-    config = desk.config(output_dir="output/cut", **common)
-    first = desk.train(config, "--set", "max_steps=3", *quiet)
+    first = run("cut", "max_steps=3")
     assert first.code == 0, first.text
     (desk.root / "output/cut/result.json").unlink()  # as if it had been killed before it was finished
-    second = desk.train(config, *quiet)
+    second = run("cut", "max_steps=6")
     assert second.code == 0, second.text
     assert "going on from step-000003" in second.out
     files = [desk.root / "output" / run / "same.safetensors" for run in ("whole", "cut")]
@@ -61,6 +65,24 @@ def test_resume_gives_equal_bytes(make_desk, optimizer, text, average):  # noqa:
 @pytest.mark.parametrize(("optimizer", "text", "average"), [each for each in ALL if each not in FEW])
 def test_resume_gives_equal_bytes_in_every_combination(make_desk, optimizer, text, average):  # noqa: F811
     whole, cut = cut_in_two(make_desk(), **options_of(optimizer, text, average))
+    assert whole == cut
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_resume_gives_equal_bytes_with_crops_drawn_anew(make_desk, optimizer):  # noqa: F811
+    """Several micro-batches a window, the text encoder trained along, and an average of it all."""
+    crops = {**PICTURES["random_crop"], "batch_size": 2, "gradient_accumulation_steps": 2}
+    whole, cut = cut_in_two(make_desk(), **crops, **options_of(optimizer, True, optimizer != "schedulefree"))
+    assert whole == cut
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("more", [False, True], ids=["", "crops, text encoder, average"])
+def test_resume_gives_equal_bytes_on_two_processes(make_desk, optimizer, more):  # noqa: F811
+    share = {"batch_size": 2, "gradient_accumulation_steps": 3, **(PICTURES["random_crop"] if more else {})}
+    whole, cut = cut_in_two(make_desk(), processes=2, **share, **options_of(optimizer, more, more))
     assert whole == cut
 
 

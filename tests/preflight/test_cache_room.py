@@ -73,3 +73,32 @@ def test_what_the_cache_holds_already_is_not_asked_for_again(tmp_path):
     (tmp_path / "latents").mkdir()
     (tmp_path / "latents/a.safetensors").write_bytes(bytes(4_990))
     assert not cache_room.check_room(full)
+
+
+def test_a_disk_that_fills_up_on_the_way_is_said_and_what_is_whole_is_used(
+    make_desk,  # noqa: F811
+    monkeypatch,
+):
+    from lora_scripts.training import cache
+
+    desk = make_desk()
+    path = desk.config(max_steps=1, logging={"tensorboard": False})
+    real, written = cache.write_atomic, []
+
+    def full(place, content):
+        if place.parent.name == "text":
+            raise OSError(28, "No space left on device")
+        written.append(place)
+        real(place, content)
+
+    monkeypatch.setattr(cache, "write_atomic", full)
+    done = desk.train(path)
+    assert done.code == 4, done.text
+    assert "LS3021" in done.err
+    monkeypatch.setattr(cache, "write_atomic", real)
+    latents = desk.root / "cache/latents"
+    before = {place.name: place.stat().st_mtime_ns for place in latents.iterdir()}
+    assert before.keys() == {place.name for place in written if place.parent.name == "latents"}
+    again = desk.train(path)
+    assert again.code == 0, again.text
+    assert before == {place.name: place.stat().st_mtime_ns for place in latents.iterdir()}

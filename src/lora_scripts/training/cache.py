@@ -7,18 +7,23 @@ written when the process died is simply not there. Values are read through the s
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lora_scripts.core.files import write_atomic
+from lora_scripts.core.problems import Location, Problem, ProblemsError
 from lora_scripts.export.tensors_file import write_tensors
+from lora_scripts.preflight.machine import free_disk
 
 if TYPE_CHECKING:
     import torch
 
-SHARD_BYTES = 64 * 2**20
+MIB = 2**20
+SHARD_BYTES = 64 * MIB
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MAX_OPEN_SHARDS = 128
 
 
@@ -80,12 +85,20 @@ class StageCache:
             self.flush()
 
     def flush(self) -> None:
+        """Writes what has gathered. Raises ProblemsError LS3021 where the disk has no room for it."""
         if not self._pending:
             return
         digest = hashlib.sha256("".join(sorted(self._pending)).encode()).hexdigest()[:24]
         path = self.folder / f"{digest}.safetensors"
         pending = self._pending
-        write_atomic(path, lambda handle: write_tensors(handle, pending))
+        try:
+            write_atomic(path, lambda handle: write_tensors(handle, pending))
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            free = free_disk(self.folder)
+            told = {"path": str(self.folder), "needed": self._pending_bytes // MIB + 1, "free": free // MIB}
+            raise ProblemsError(Problem("LS3021", told, Location(str(self.folder)))) from error
         self._pending, self._pending_bytes = {}, 0
         self._index(path)
 

@@ -1,0 +1,22 @@
+"""Memory does not grow with the pictures that are cached and learnt from, beyond a little for each name."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.end_to_end.many_pictures import run
+
+FEW, MANY = 500, 4500
+ALLOWED = 16 * 1024
+"""Bytes for each further picture: its name, caption, hash and place. Its pixels alone are 12 KiB as floats,
+its cached tensors more than that again, and a leak of either would show as both."""
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_real_files(tmp_path):
+    few, many = run(tmp_path / "few", FEW, 20), run(tmp_path / "many", MANY, 20)
+    assert set(many) == {"pictures checked", "base", "latents", "text", "trained"}
+    for phase, figures in many.items():
+        if phase in few and phase != "base":
+            grown = (figures["own"] - few[phase]["own"]) * 2**20
+            assert grown < ALLOWED * (MANY - FEW), (phase, figures, few[phase])
