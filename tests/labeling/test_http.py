@@ -198,16 +198,14 @@ def test_no_server_no_model_no_permission(server):
     assert http._address("https://[::1]:1/", False) == ("https://[::1]:1/v1", True)
 
 
-def test_a_redirection_is_not_followed(server):
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirection_is_not_followed(server, monkeypatch, status):
     loaded = captioner(server, batch_size=1)
-    elsewhere = Server()
     answer = Handler.answer
-    server.answers = [(307, b"")]
-    try:
-        Handler.answer = lambda self, status, content: answer(self, status, content, Location=elsewhere.url)
-        with pytest.raises(ProblemsError) as error:
-            loaded.describe([RED])
-    finally:
-        Handler.answer = answer
-        elsewhere.server_close()
+    elsewhere = f"{server.url}/elsewhere"
+    monkeypatch.setattr(Handler, "answer", lambda self, *said: answer(self, *said, Location=elsewhere))
+    server.answers = [(status, b"")]
+    with pytest.raises(ProblemsError) as error:
+        loaded.describe([RED])
     assert code(error) == "LS3108"
+    assert [asked[0] for asked in server.asked] == ["/v1/models", "/v1/chat/completions"]

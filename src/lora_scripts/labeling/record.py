@@ -62,9 +62,9 @@ class Record:
         length, running, knew = 0, "", False
         with open(self.path, "rb") as lines:
             for raw in lines:
+                if not raw.endswith(b"\n"):
+                    break  # torn: what follows must not be glued to it
                 line = _parsed(raw)
-                if line is None and not raw.endswith(b"\n"):
-                    break
                 length += len(raw)
                 if line is None:
                     continue
