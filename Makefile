@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-text demo-base demo-reference test test-all test-gpu lint type format docs check
+.PHONY: help setup demo demo-text demo-base demo-captioner demo-reference test test-all test-gpu lint type format docs check
 
 help:  ## List what can be done
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,7 +13,7 @@ setup:  ## Make .venv and install everything into it (python3 scripts/setup.py)
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed and '$(PYTHON)' was not found: install it, or name yours with make PYTHON=/path/to/python" >&2; exit 4; }
 	@$(PYTHON) scripts/setup.py
 
-demo: setup  ## Train a style on the built-in base and show it (.venv/bin/python -m demo)
+demo: setup  ## Label bare pictures, train their style on the built-in base and show it (.venv/bin/python -m demo)
 	$(VENV) -m demo
 
 demo-text: setup  ## Teach a real chat model a shop's voice and show it (.venv/bin/python -m demo.text)
@@ -21,6 +21,9 @@ demo-text: setup  ## Teach a real chat model a shop's voice and show it (.venv/b
 
 demo-base: setup  ## Train the built-in base itself; hours on a processor (.venv/bin/python -m demo.base)
 	$(VENV) -m demo.base
+
+demo-captioner: setup  ## Train the built-in captioner itself; most of an hour on a processor (.venv/bin/python -m demo.captioner)
+	$(VENV) -m demo.captioner
 
 demo-reference: setup  ## Train the full fine-tuning that the demo compares with (.venv/bin/python -m demo.reference)
 	$(VENV) -m demo.reference

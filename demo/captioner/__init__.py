@@ -1,0 +1,1 @@
+"""Makes the embedded captioner `builtin:demo` from drawn pictures alone (`python -m demo.captioner`)."""
