@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from safetensors import safe_open
+from safetensors.torch import save_file
 
+from lora_scripts.families._source import family_named
 from tests.contract.conftest import ROOT, Desk, draw_pictures, write_csv
 
 QUICK: dict[str, Any] = {"max_steps": 2, "save_steps": 2, "resolution": 16, "logging": {"tensorboard": False}}
@@ -84,6 +86,7 @@ def test_m04_pictures_are_drawn_with_it_and_without_it(trained):
     assert (desk.root / "bare.png").read_bytes() != (desk.root / "worn.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_m04_it_is_merged_into_folder_and_file(trained):
     name, desk, path = trained
     done = desk.cli("merge", "--base", desk.base, "--lora", path, "--output", "merged")
@@ -117,6 +120,26 @@ def test_m04_training_goes_on_from_it(trained):
     config = desk.config(output_dir="output/on", init_from=str(path), lora_rank=16, **QUICK)
     done = desk.train(config)
     assert done.code == 0, done.text
+
+
+@pytest.mark.slow
+def test_m04_a_transformer_alone_trains_and_its_lora_is_merged_without_naming_the_rest_again(studio):
+    """As community files hold it; the LoRA's own configuration says where the other parts are."""
+    name, desk = studio
+    made = importlib.import_module(f"tests.bases.{name}")
+    state = made.original_transformer(made.parts()["transformer"].state_dict())
+    save_file({n: t.clone().contiguous() for n, t in state.items()}, str(desk.root / "alone.safetensors"))
+    others = [part for part in family_named(name).sheet.components if part != "transformer"]
+    rest = {part: str(desk.base / part) for part in others}
+    config = desk.config(
+        base_model="./alone.safetensors", components=rest, output_dir="output/alone", **QUICK
+    )
+    done = desk.train(config)
+    assert done.code == 0, done.text
+    lora = "output/alone/alone.safetensors"
+    merged = desk.cli("merge", "--lora", lora, "--output", "alone_merged.safetensors")
+    assert merged.code == 0, merged.text
+    assert header(desk.root / "alone_merged.safetensors")[0] == set(state)
 
 
 @pytest.mark.parametrize(
