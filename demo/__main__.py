@@ -1,4 +1,4 @@
-"""`python -m demo`: trains a style on the built-in base with this project's own trainer, and shows it."""
+"""`python -m demo`: from bare pictures to a LoRA by this project's own commands, and a picture of it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,28 @@ import sys
 import time
 from pathlib import Path
 
-from demo import comparison, verdict
+from demo import comparison, labeled, verdict
 from demo.base import folder as base
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "demo.yaml"
 OUTPUT = ROOT / "output" / "demo"
+
+
+def prepare() -> tuple[int, dict[str, float]]:
+    """Bare pictures, labelled and checked. Returns an exit code, and what the captions are worth."""
+    scenes = labeled.draw()
+    print(f"{len(scenes)} pictures without captions: {labeled.FOLDER.relative_to(ROOT)}", flush=True)
+    code = labeled.label() or labeled.check()
+    if code:
+        return code, {}
+    right, whole = labeled.right(labeled.FOLDER, scenes)
+    print(
+        f"captions: {len(right)} of {len(scenes)} name every thing, its colour and its place, "
+        f"{whole} also ground, weather and time",
+        flush=True,
+    )
+    return 0, {"captions_right": len(right) / len(scenes), "captions_whole": whole / len(scenes)}
 
 
 def train(config: Path, overrides: list[str]) -> int:
@@ -49,8 +65,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     started = time.monotonic()
+    captions: dict[str, float] = {}
     if not options.no_train:
-        code = train(options.config, options.overrides)
+        code, captions = prepare()
+        code = code or train(
+            options.config,
+            [f"train_data_dir={labeled.FOLDER.relative_to(ROOT).as_posix()}", *options.overrides],
+        )
         if code:
             return code
     output: Path = options.output
@@ -61,6 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     result = json.loads(path.read_text(encoding="utf-8"))
     distances = show(output)
     reference = verdict.read_reference(base.FOLDER, base.fingerprint())
+    result |= captions
     result["gap_closed"] = verdict.gap_closed(result, reference)
     result["distance_to_style"] = dict(zip(map(str, comparison.STRENGTHS), distances, strict=True))
     problems = verdict.reasons(result, distances)

@@ -12,6 +12,9 @@ MIN_FALL = 0.10
 MIN_CLOSER = 0.08
 """Share of the distance between generated and drawn pictures that must go at full strength."""
 
+MIN_CAPTIONS = 0.9
+"""Share of the labelled pictures whose caption must name every thing, its colour and its place."""
+
 
 def fall(before: float, after: float) -> float:
     """Share of `before` that is gone in `after`."""
@@ -55,4 +58,7 @@ def reasons(result: dict[str, Any], distances: list[float]) -> list[str]:
             f"pictures came {fall(distances[0], distances[-1]):.1%} closer to the style, "
             f"at least {MIN_CLOSER:.0%} were expected"
         )
+    captions = result.get("captions_right")
+    if captions is not None and captions < MIN_CAPTIONS:
+        found.append(f"{captions:.0%} of the captions are right, at least {MIN_CAPTIONS:.0%} were expected")
     return found
