@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +13,8 @@ import typer
 from lora_scripts.core.catalogue import say
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from lora_scripts.labeling.choose import Choice
     from lora_scripts.labeling.label import Report
     from lora_scripts.labeling.phrasing import Phrasing
@@ -119,7 +121,7 @@ def label(
     console = Console(emoji=False)
     try:
         with _ends_on_sigterm(), rate_bar(console) as progress:
-            report = caption(job, Watch(progress, lambda sentence: console.print(sentence, markup=False)))
+            report = caption(job, Watch(progress, _teller(console)))
     except (KeyboardInterrupt, SystemExit):
         typer.echo(say("label.left"), err=True)
         raise
@@ -127,6 +129,10 @@ def label(
     if not no_check and report.made + report.kept:
         _look_over(report, pictures, trigger.strip() or None)
     return code
+
+
+def _teller(console: Console) -> Callable[[str], None]:
+    return lambda sentence: console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
 def _bad(option: str, sentence: str) -> typer.BadParameter:

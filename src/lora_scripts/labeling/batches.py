@@ -106,7 +106,7 @@ class _Asks:
         try:
             assert self.captioner is not None
             said = self.captioner.describe(images)
-        except (MemoryError, RuntimeError, ValueError, IndexError, TypeError) as error:
+        except (MemoryError, RuntimeError, ValueError, LookupError, TypeError, OSError) as error:
             return [], error.with_traceback(None)  # its frames would hold the memory that is to be freed
         if len(said) != len(images):
             return [], ValueError(f"{len(said)} captions for {len(images)} pictures")

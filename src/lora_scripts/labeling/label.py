@@ -235,7 +235,10 @@ class _Run:
     def _load(self) -> Captioner:
         shown = " + ".join(choice.shown for choice in self.job.chosen)
         self.watch.tell(say("label.loading", captioners=shown))
-        return load(self.job.chosen, self.job.asked)
+        try:
+            return load(self.job.chosen, self.job.asked)
+        except OSError as error:  # not the output's: those are said as such
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
     def _smaller(self, size: int) -> None:
         self.watch.tell(say("label.smaller", size=size))
