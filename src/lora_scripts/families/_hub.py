@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from lora_scripts.core.problems import Problem, ProblemsError
@@ -12,6 +12,7 @@ SKIPPED = ("safety_checker", "feature_extractor", "image_encoder")
 PATIENCE = 10.0
 """Seconds that the hub has for its first answer."""
 TEXTS = (".json", ".txt", ".model")
+PATTERNS = ("*.safetensors", "*.jinja", *(f"*{ending}" for ending in TEXTS))
 
 
 def wanted(files: Iterable[str]) -> list[str]:
@@ -58,8 +59,9 @@ def _whole_language_model(folder: Path) -> bool:
     return any(folder.glob("*.safetensors"))
 
 
-def fetch_from_modelscope(repo: str) -> Path:
-    """The local snapshot folder of a ModelScope repository, through its own library.
+def fetch_from_modelscope(repo: str, patterns: Iterable[str] = PATTERNS) -> Path:
+    """The local snapshot folder of a ModelScope repository, through its own library; of its files those that
+    match one of ``patterns``.
 
     Raises ProblemsError: LS4018 the library is missing, LS4006 the repository cannot be had.
     """
@@ -67,9 +69,8 @@ def fetch_from_modelscope(repo: str) -> Path:
         from modelscope import snapshot_download
     except ImportError as error:
         raise ProblemsError(Problem("LS4018", {"repo": repo})) from error
-    patterns = ["*.safetensors", "*.jinja", *(f"*{ending}" for ending in TEXTS)]
     try:
-        return Path(snapshot_download(repo, allow_patterns=patterns))
+        return Path(snapshot_download(repo, allow_patterns=list(patterns)))
     except (OSError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise ProblemsError(
@@ -77,21 +78,27 @@ def fetch_from_modelscope(repo: str) -> Path:
         ) from error
 
 
-def fetch(repo: str) -> Path:
-    """The local snapshot folder of ``repo``; ProblemsError LS4006 where it is neither cached nor
-    reachable."""
+def fetch(
+    repo: str,
+    choose: Callable[[Iterable[str]], list[str]] = wanted,
+    whole: Callable[[Path], bool] = complete,
+) -> Path:
+    """The local snapshot folder of ``repo``; ProblemsError LS4006 where it is neither cached nor reachable.
+
+    ``choose``: of a repository's files those to download; ``whole``: whether a cached folder has all of them.
+    """
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 
     try:
         local = Path(snapshot_download(repo, local_files_only=True))
-        if complete(local):
+        if whole(local):
             return local
     except (LocalEntryNotFoundError, OSError):
         pass
     try:
         listing = HfApi().model_info(repo, timeout=PATIENCE)
-        files = wanted(entry.rfilename for entry in listing.siblings or [])
+        files = choose(entry.rfilename for entry in listing.siblings or [])
         return Path(snapshot_download(repo, revision=listing.sha, allow_patterns=files))
     except (HTTPError, OSError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
