@@ -54,3 +54,15 @@ def test_loading_needs_hardly_more_memory_than_is_kept(full_desk, dtype):
     assert found["peak"] <= 1.15 * found["kept"], found
     if dtype == "float16":  # nothing is converted but the VAE, so nothing else is copied
         assert found["peak"] < 0.2 * found["kept"], found
+
+
+@pytest.mark.slow
+def test_a_step_at_256_px_on_the_processor(full_desk):
+    config = full_desk.config(
+        output_dir="output/full", resolution=256, batch_size=1, max_steps=1, save_steps=1, lora_rank=2,
+        mixed_precision="bf16", gradient_checkpointing=True, validation={"split": 0},
+    )  # fmt: skip
+    done = full_desk.train(config)
+    assert done.code == 0, done.text
+    print(done.text)
+    assert full_desk.result("output/full")["readback"]["layers"] == {"unet": 722}
