@@ -25,6 +25,7 @@ DESCRIBING = ("config.json", "preprocessor_config.json", "processor_config.json"
 OTHERS = {"blip": "blip", "blip-2": "blip", "florence2": "florence2"}
 """model_type -> its captioner; every other one that looks and writes is a chat model."""
 FILMS = "video_processor"
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "tekken.json")
 
 
 @dataclass
@@ -95,7 +96,8 @@ def check(path: Path, captioner: str, kinds: Collection[str], instead: str) -> s
     """The folder's ``model_type``, once everything is there that can be asked without loading.
 
     Raises ProblemsError: LS3161 no model's folder, LS3153 it would need code of its own, LS3154 and LS3155
-    another kind of model, LS4013 pickles only, LS3156 no weights, LS4003 to LS4005 weights of another format.
+    another kind of model, LS4013 pickles only, LS3156 no weights, LS4003 to LS4005 weights of another format,
+    LS3157 no vocabulary.
     """
     config = read_json(path / "config.json")
     if (path / "selected_tags.csv").is_file():
@@ -118,6 +120,9 @@ def check(path: Path, captioner: str, kinds: Collection[str], instead: str) -> s
         raise stop("LS4013", path, component="model") if pickled else stop("LS3156", path, instead=instead)
     for file in weights:
         read_header(file)
+    if not any(any(path.glob(pattern)) for pattern in VOCABULARIES):
+        # the library would go on with an empty vocabulary, and every caption would be noise
+        raise stop("LS3157", path, reason=VOCABULARIES[0])
     return kind
 
 

@@ -8,7 +8,8 @@ as those weights were trained so), ``preprocessor_config.json`` and ``preprocess
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,11 +119,12 @@ def read_input(path: Path, node: Any) -> Input:
 
 class Tagger:
     def __init__(self, session: Any, path: Path, names: Sequence[Name], asked: Asked) -> None:
-        self.session, self.names, self.asked = session, names, asked
+        self.session, self.path, self.names, self.asked = session, path, names, asked
         self.input = read_input(path, session.get_inputs()[0])
         self.output = self._output(path)
         on_card = session.get_providers()[0] != "CPUExecutionProvider"
         self.batch_size = self.input.batch or asked.batch_size or (ON_CARD if on_card else ON_CPU)
+        self.raw = self._gives_raw_scores()
 
     def _output(self, path: Path) -> str:
         """The output with one score for each name; of several, the one that is not raw."""
@@ -134,7 +136,24 @@ class Tagger:
             raise stop("LS3165", path, names=len(self.names), scores=widths)
         return str(min(fitting, key=lambda out: "logit" in out.name).name)
 
+    def _gives_raw_scores(self) -> bool:
+        """Whether scores are no probabilities yet, which a white picture shows: settled once, so that it does
+        not depend on the pictures."""
+        from PIL import Image as Images
+
+        scores = self._scores([Images.new("RGB", (self.input.width, self.input.height), "white")])
+        return bool(scores.min() < -1e-3 or scores.max() > 1 + 1e-3)
+
     def describe(self, pictures: Sequence[Image]) -> list[Words]:
+        import numpy as np
+
+        scores = self._scores(pictures)
+        if self.raw:
+            scores = 1 / (1 + np.exp(-scores.astype(np.float64)))
+        return [Words(tags=chosen(self.names, row, self.asked)) for row in scores]
+
+    def _scores(self, pictures: Sequence[Image]) -> Any:
+        """What the model gives: (pictures, names)."""
         import numpy as np
 
         pixels = np.stack([self.input.pixels(picture) for picture in pictures])
@@ -144,12 +163,10 @@ class Tagger:
             part = pixels[start : start + size]
             short = size - len(part)
             filled = np.concatenate([part, np.zeros((short, *part.shape[1:]), part.dtype)]) if short else part
-            found = self.session.run([self.output], {self.input.name: filled})[0]
+            with _computing(self.path):
+                found = self.session.run([self.output], {self.input.name: filled})[0]
             scores.append(np.asarray(found, dtype=np.float32)[: len(part)])
-        rows: Any = np.concatenate(scores)
-        if rows.min() < -1e-3 or rows.max() > 1 + 1e-3:
-            rows = 1 / (1 + np.exp(-rows.astype(np.float64)))
-        return [Words(tags=chosen(self.names, row, self.asked)) for row in rows]
+        return np.concatenate(scores)
 
     def close(self) -> None:
         self.session = None
@@ -172,18 +189,33 @@ def _session(path: Path, asked: Asked) -> Any:
         import onnxruntime
     except ImportError as error:
         raise missing_package("onnxruntime") from error
-    from onnxruntime.capi import onnxruntime_pybind11_state as raised
-
     onnxruntime.disable_telemetry_events()
     onnxruntime.set_default_logger_severity(4)
     card, there = "CUDAExecutionProvider", onnxruntime.get_available_providers()
     if asked.device.startswith("cuda") and card not in there:
         raise ProblemsError(Problem("LS3166", {"device": asked.device, "known": "cpu"}))
     providers = [card] if card in there and asked.device in ("auto", "cuda") else []
-    try:
+    with _computing(path):
         return onnxruntime.InferenceSession(str(path), providers=[*providers, "CPUExecutionProvider"])
+
+
+@contextmanager
+def _computing(path: Path) -> Iterator[None]:
+    """What onnxruntime raises becomes LS3164, and a full memory ``MemoryError``."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as raised
+
+    try:
+        yield
     except (
-        raised.Fail, raised.InvalidArgument, raised.InvalidGraph, raised.InvalidProtobuf, raised.NoSuchFile,
-        raised.NotImplemented, raised.RuntimeException, RuntimeError, ValueError,
-    ) as error:  # fmt: skip
-        raise stop("LS3164", path, reason=str(error).strip().splitlines()[0][:300]) from error
+        raised.Fail,
+        raised.InvalidArgument,
+        raised.InvalidGraph,
+        raised.InvalidProtobuf,
+        raised.NoSuchFile,
+        raised.NotImplemented,
+        raised.RuntimeException,
+    ) as error:
+        reason = str(error).strip().splitlines()[0][:300]
+        if "allocate" in reason.lower():
+            raise MemoryError(reason) from error
+        raise stop("LS3164", path, reason=reason) from error
