@@ -77,5 +77,9 @@ def _asked_for(model: str, fetch: Callable[[], Path]) -> Path:
         found = error.problems[0]
         if found.code == "LS4018":
             raise missing_package("modelscope") from error
-        params = {"model": model, "endpoint": found.params["endpoint"], "reason": found.params["reason"]}
-        raise ProblemsError(Problem("LS3150", params)) from error
+        if model.startswith(MODELSCOPE):
+            command = f"modelscope download --model {model.removeprefix(MODELSCOPE)}"
+        else:
+            command = f"{Path(sys.executable).with_name('hf')} download {model}"
+        told = {name: found.params[name] for name in ("endpoint", "reason")}
+        raise ProblemsError(Problem("LS3150", {"model": model, "command": command, **told})) from error
