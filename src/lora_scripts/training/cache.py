@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 SHARD_BYTES = 64 * MIB
+SHARD_KEYS = 4096
+"""Examples in a shard at most: small tensors that wait among large ones keep the heap from shrinking."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MAX_OPEN_SHARDS = 128
 
@@ -42,7 +44,7 @@ class StageCache:
         self._where: dict[str, Place] = {}
         self._open: dict[Path, Any] = {}
         self._pending: dict[str, torch.Tensor] = {}
-        self._pending_bytes = 0
+        self._pending_bytes = self._pending_keys = 0
         for path in sorted(folder.glob("*.safetensors")):
             self._index(path)
 
@@ -81,7 +83,8 @@ class StageCache:
             value = tensor.detach().cpu().contiguous()
             self._pending[f"{key}/{name}"] = value
             self._pending_bytes += value.numel() * value.element_size()
-        if self._pending_bytes >= SHARD_BYTES:
+        self._pending_keys += 1
+        if self._pending_bytes >= SHARD_BYTES or self._pending_keys >= SHARD_KEYS:
             self.flush()
 
     def flush(self) -> None:
@@ -99,7 +102,7 @@ class StageCache:
             free = free_disk(self.folder)
             told = {"path": str(self.folder), "needed": self._pending_bytes // MIB + 1, "free": free // MIB}
             raise ProblemsError(Problem("LS3021", told, Location(str(self.folder)))) from error
-        self._pending, self._pending_bytes = {}, 0
+        self._pending, self._pending_bytes, self._pending_keys = {}, 0, 0
         self._index(path)
 
     def get(self, key: str) -> dict[str, torch.Tensor]:
