@@ -180,9 +180,10 @@ def test_a_folder_without_index_is_no_base(tmp_path):
     assert code_of(lambda: _source.resolve(str(tmp_path))) == "LS4014"
 
 
-def test_a_hub_id_that_cannot_be_reached_says_how_to_go_on(monkeypatch):
+@pytest.mark.parametrize("name", ["some-owner/some-model", "Qwen/Qwen2.5-0.5B-Instruct"])
+def test_a_hub_id_that_cannot_be_reached_says_how_to_go_on(monkeypatch, name):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert code_of(lambda: _source.resolve("some-owner/some-model")) == "LS4006"
+    assert code_of(lambda: _source.resolve(name)) == "LS4006"
 
 
 def test_of_a_hub_repository_only_what_is_needed_is_taken():

@@ -21,6 +21,8 @@ from ._signatures import signature, title
 
 BUILTIN, MODELSCOPE = "builtin:", "modelscope:"
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+OF_FILES = (*PICKLES, ".safetensors", ".onnx", ".gguf")
+"""Endings of a path that cannot be a hub id; an id such as ``Qwen/Qwen2.5-0.5B-Instruct`` has a dot too."""
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 HASH_WHOLE = 256 * 2**20
 """Bytes up to which a file is hashed whole; a larger one is sampled, so that a run starts at once."""
@@ -160,7 +162,7 @@ def resolve(base_model: str) -> Source:
         return _file(base_model, path)
     if path.is_dir():
         return _folder(base_model, path)
-    if HUB_ID.match(base_model) and not path.suffix:
+    if HUB_ID.match(base_model) and path.suffix.lower() not in OF_FILES:
         from ._hub import fetch
 
         return _folder(base_model, fetch(base_model))

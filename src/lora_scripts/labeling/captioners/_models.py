@@ -10,10 +10,7 @@ from pathlib import Path
 from lora_scripts.core.lookup import did_you_mean
 from lora_scripts.core.problems import Location, Problem, ProblemsError
 from lora_scripts.families import _hub
-from lora_scripts.families._source import BUILTIN, HUB_ID, MODELSCOPE, PICKLES
-
-OF_FILES = (*PICKLES, ".safetensors", ".onnx", ".gguf")
-"""Endings of a path that cannot be a hub id; an id such as ``Qwen/Qwen2.5-VL-3B-Instruct`` has a dot too."""
+from lora_scripts.families._source import BUILTIN, HUB_ID, MODELSCOPE, OF_FILES
 
 
 @dataclass(frozen=True)
