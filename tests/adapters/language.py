@@ -7,13 +7,19 @@ from typing import Any
 
 import torch
 
+from lora_scripts.families._base import Component, Sheet
 from lora_scripts.families._components import weight_shapes
 from tests.texts import small
 
 BLOCK = r"model\.layers\.\d+\."
-SHEET = SimpleNamespace(
+SHEET = Sheet(
+    name="small",
+    title="A tiny language model",
+    task="text-generation",
+    required_fields=(),
+    components={"model": Component("model", "transformers", "AutoModelForCausalLM")},
     predictor="model",
-    text_encoders=(),
+    supports={},
     default_preset="all-linear",
     target_presets={
         "all-linear": {"model": (BLOCK + r"(?:self_attn|mlp)\.(?:.+\.)?(?!gate$|shared_expert_gate$)[^.]+",)},
