@@ -148,7 +148,7 @@ class Slow:
     def describe(self, pictures):
         with open(sys.argv[1], "a") as log:
             log.write("".join("%d\\n" % picture.getpixel((0, 0))[0] for picture in pictures))
-        time.sleep(0.05)
+        time.sleep(float(sys.argv[2]))
         return [Words("number %d" % picture.getpixel((0, 0))[0]) for picture in pictures]
     def close(self):
         pass
@@ -158,10 +158,10 @@ sys.exit(run(["label", "--input", "data", "--output", "metadata.csv", "--no-chec
 """
 
 
-def start(tmp_path: Path) -> subprocess.Popen[str]:
+def start(tmp_path: Path, pause: float = 0.0) -> subprocess.Popen[str]:
     (tmp_path / "slow.py").write_text(SLOW, encoding="utf-8")
     return subprocess.Popen(
-        [sys.executable, "slow.py", "seen.txt"],
+        [sys.executable, "slow.py", "seen.txt", str(pause)],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
         text=True,
@@ -180,7 +180,11 @@ def test_killed_half_way_and_run_again_no_picture_is_captioned_twice(tmp_path, n
     said = draw(tmp_path / "data", 60, sizes=((32, 32),))
     for bad in range(3):
         (tmp_path / "data" / f"bad{bad}.jpg").write_bytes(b"<html>")
-    first, record, deadline = start(tmp_path), tmp_path / ".metadata.csv.labels.jsonl", time.monotonic() + 60
+    first, record, deadline = (
+        start(tmp_path, 0.5),
+        tmp_path / ".metadata.csv.labels.jsonl",
+        time.monotonic() + 60,
+    )
     while first.poll() is None and time.monotonic() < deadline:
         if record.exists() and record.read_bytes().count(b'"name"') >= 20:
             first.send_signal(number)
