@@ -133,10 +133,12 @@ class ImageDescription(Description):
     """``resolution`` and ``size_multiple`` are in pixels. ``prediction_settled``: False where nothing says
     what the base predicts, so that it must be tried out; ``prediction_type`` is then the likelier one.
     ``latent_factor``: pixels for one latent, along a side; ``text_width``: numbers that a token becomes.
-    ``guided``: its predictor is told a guidance scale."""
+    ``guided``: its predictor is told a guidance scale. ``largest_side``: pixels that a side may have, 0 where
+    there is no limit."""
 
     resolution: int
     size_multiple: int
+    largest_side: int = 0
     prediction_type: str
     prediction_settled: bool = True
     guided: bool = False

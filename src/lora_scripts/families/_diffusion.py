@@ -150,6 +150,10 @@ class LatentDiffusion(LoraNames):
 
         choose_attention(predictor, device, dtype)
 
+    def largest_side(self, configs: Mapping[str, Mapping[str, Any]]) -> int:
+        """Pixels that a side may have at most; 0 where nothing in the base ends."""
+        return 0
+
     def size_multiple(self, configs: Mapping[str, Mapping[str, Any]]) -> int:
         """Pixels that width and height are multiples of, so that every level of the U-Net halves evenly."""
         return int(self.factor(configs) * 2 ** (len(configs[self.sheet.predictor]["block_out_channels"]) - 1))

@@ -166,6 +166,7 @@ def _described(
         family=family.sheet.name,
         resolution=family.resolution(configs, source, scheduler["prediction_type"]),
         size_multiple=family.size_multiple(configs),
+        largest_side=family.largest_side(configs),
         prediction_type=scheduler["prediction_type"],
         prediction_settled=settled,
         guided=bool(configs[predictor].get("guidance_embeds")),

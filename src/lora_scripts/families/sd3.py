@@ -157,6 +157,9 @@ class StableDiffusion3(FlowMatching):
         "vae": vae_layout(1.5305, 0.0609),
     }
 
+    def largest_side(self, configs: Mapping[str, Mapping[str, Any]]) -> int:
+        return int(configs["transformer"]["pos_embed_max_size"]) * self.size_multiple(configs)
+
     def embed(self, model: ImageModel, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``clip`` (B, 77, width): the last but one layer of both encoders side by side; ``t5`` (B, tokens,
         width), where it is there; ``pooled`` (B, width): both encoders' projections of the end token."""

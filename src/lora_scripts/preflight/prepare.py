@@ -25,6 +25,7 @@ from lora_scripts.families._source import Source, find, resolve
 from .checks.cache_room import CacheRoom, cache_room, check_room
 from .checks.captions import check_captions
 from .checks.dataset import check_pictures
+from .checks.flow import check_sides
 from .checks.paths import without_repeats
 from .checks.picture_training import check_picture_training
 from .machine import Machine
@@ -130,6 +131,7 @@ def _pictures(prepared: Prepared, progress: Progress | None) -> None:
         kept = cast(ImageFamily, prepared.family).caption_counter(description.source, config.components)
         prepared.cache = cache_room(prepared.machine, config, description, samples, kept)
         prepared.problems += check_room(prepared.cache)
+        prepared.problems += check_sides((each.placement.bucket for each in samples), description)
     if prepared.family is not None and prepared.source is not None:
         family = cast(ImageFamily, prepared.family)
         cutter = family.caption_cutter(prepared.source, config.components)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from lora_scripts.config.schema import RunConfig
 from lora_scripts.core.problems import Problem
+from lora_scripts.data.buckets import Bucket
 from lora_scripts.families._base import Family, ImageDescription
 
 OWN = (
@@ -43,3 +46,13 @@ def check_flow(config: RunConfig, family: Family, description: ImageDescription)
         told = {"value": config.max_caption_tokens, "limit": family.sheet.caption_tokens, "title": title}
         problems.append(Problem("LS4545", told))
     return problems
+
+
+def check_sides(buckets: Iterable[Bucket], description: ImageDescription) -> list[Problem]:
+    """LS4546: shapes with a side beyond the places that the base knows."""
+    limit = description.largest_side
+    beyond = sorted({str(one) for one in buckets if limit and max(one.width, one.height) > limit})
+    if not beyond:
+        return []
+    told = {"shapes": ", ".join(beyond), "base": description.source.name, "limit": limit}
+    return [Problem("LS4546", told)]
