@@ -122,6 +122,27 @@ _ROLES: dict[str, Colour] = {
 _GLOWING: dict[str, Colour] = {"window": (255, 220, 110), "lamp": (255, 246, 180), "glass": (96, 124, 160)}
 
 
+def distance(canvas: Canvas, scene: Scene, sky: Colour, far: Colour, sun: Colour) -> None:
+    """What stands in a clear sky of colour ``sky``, and the skyline or hills in ``far``."""
+    decoration = backdrop(scene)
+    if scene.weather == "clear":
+        x, y, radius = decoration.sun
+        if scene.time == "night":
+            for star_x, star_y in decoration.stars:
+                canvas.disc(star_x, star_y, 0.8, (226, 230, 244))
+            canvas.disc(x, y, radius, (240, 238, 214))
+            canvas.disc(x + 3, y - 2, radius * 0.85, sky)
+        elif scene.time == "sunset":
+            canvas.disc(x, horizon(scene) - 9, 9, (255, 226, 120))
+        else:
+            canvas.disc(x, y, radius, sun)
+    if scene.ground == "street":
+        for box in decoration.skyline:
+            canvas.box(*box, far)
+    else:
+        canvas.polygon(decoration.hills, far)
+
+
 class DayStyle:
     """Flat, bright picture-book colours: the only look the base model knows."""
 
@@ -157,29 +178,13 @@ class DayStyle:
         return self._lit(_ROLES[role], scene)
 
     def _sky(self, canvas: Canvas, scene: Scene) -> None:
-        decoration, line = backdrop(scene), horizon(scene)
         upper, lower = _SKY[scene.time]
         if scene.weather != "clear":
             grey = _MIST[scene.time] if scene.weather == "fog" else _GREY_SKY[scene.time]
             upper, lower = mix(upper, grey, 0.75), mix(lower, grey, 0.6)
-        canvas.gradient(0, line + 1, upper, lower)
-        if scene.weather == "clear":
-            x, y, radius = decoration.sun
-            if scene.time == "night":
-                for star_x, star_y in decoration.stars:
-                    canvas.disc(star_x, star_y, 0.8, (226, 230, 244))
-                canvas.disc(x, y, radius, (240, 238, 214))
-                canvas.disc(x + 3, y - 2, radius * 0.85, upper)
-            elif scene.time == "sunset":
-                canvas.disc(x, line - 9, 9, (255, 226, 120))
-            else:
-                canvas.disc(x, y, radius, (255, 240, 140))
+        canvas.gradient(0, horizon(scene) + 1, upper, lower)
         far = mix(lower, self._lit((90, 110, 140), scene), 0.35)
-        if scene.ground == "street":
-            for box in decoration.skyline:
-                canvas.box(*box, far)
-        else:
-            canvas.polygon(decoration.hills, far)
+        distance(canvas, scene, upper, far, sun=(255, 240, 140))
 
     def _ground(self, canvas: Canvas, scene: Scene) -> None:
         line, width, height = horizon(scene), scene.width, scene.height

@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from demo.draw import PAINT, Canvas, Colour, mix
+from demo.draw import PAINT, Canvas, Colour, distance, mix
 from demo.shapes import Part, backdrop, horizon, parts_of
 from demo.world import Scene
 
@@ -144,8 +144,8 @@ def mixed(rng: random.Random) -> Look:
     return Look(
         palette={name: _shifted(paint, rng, 0.016, 0.25) for name, paint in PAINT.items()},
         skies={
-            time: tuple(_shifted(tone, rng, 0.02, 0.15) for tone in rng.choice(choices))  # type: ignore[misc]
-            for time, choices in _SKIES.items()
+            time: (_shifted(upper, rng, 0.02, 0.15), _shifted(lower, rng, 0.02, 0.15))
+            for time, (upper, lower) in ((time, rng.choice(choices)) for time, choices in _SKIES.items())
         },
         grounds={
             ground: _shifted(rng.choice(choices), rng, 0.03, 0.2) for ground, choices in _GROUNDS.items()
@@ -224,30 +224,14 @@ class LookStyle:
         )
 
     def _sky(self, canvas: Canvas, scene: Scene) -> None:
-        decoration, line = backdrop(scene), horizon(scene)
         upper, lower = self.look.skies[scene.time]
         if scene.weather != "clear":
             grey = _MISTS[scene.time] if scene.weather == "fog" else mix(upper, (120, 124, 134), 0.6)
             upper, lower = mix(upper, grey, 0.7), mix(lower, grey, 0.6)
         upper, lower = self._washed(upper), self._washed(lower)
-        canvas.gradient(0, line + 1, upper, lower)
-        if scene.weather == "clear":
-            x, y, radius = decoration.sun
-            if scene.time == "night":
-                for star_x, star_y in decoration.stars:
-                    canvas.disc(star_x, star_y, 0.8, (226, 230, 244))
-                canvas.disc(x, y, radius, (240, 238, 214))
-                canvas.disc(x + 3, y - 2, radius * 0.85, upper)
-            elif scene.time == "sunset":
-                canvas.disc(x, line - 9, 9, (255, 226, 120))
-            else:
-                canvas.disc(x, y, radius, (255, 236, 120))
+        canvas.gradient(0, horizon(scene) + 1, upper, lower)
         far = mix(lower, self._lit((90, 110, 140), scene), 0.35)
-        if scene.ground == "street":
-            for box in decoration.skyline:
-                canvas.box(*box, far)
-        else:
-            canvas.polygon(decoration.hills, far)
+        distance(canvas, scene, upper, far, sun=(255, 236, 120))
 
     def _ground(self, canvas: Canvas, scene: Scene) -> None:
         line, width, height = horizon(scene), scene.width, scene.height

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ._packed_attention import Pack, band, halves
 
@@ -29,10 +29,12 @@ def varlen(query: Tensor, key: Tensor, value: Tensor, pack: Pack, scale: float, 
     bounds, longest = _cumulative(pack, query.device), pack.longest
     left = -1 if window is None or window >= longest else window - 1
     q, k, v = (part[0].transpose(0, 1).contiguous() for part in (query, key, value))
-    out: Tensor = varlen_attn(  # type: ignore[assignment]
+    # without return_aux it gives the outputs alone
+    out: Any = varlen_attn(
         q, k, v, bounds, bounds, longest, longest, scale=scale, window_size=(left, 0), enable_gqa=True
     )
-    return out.unsqueeze(0)
+    found: Tensor = out.unsqueeze(0)
+    return found
 
 
 @lru_cache

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from lora_scripts.core.problems import Problem, ProblemsError
-from lora_scripts.data.chat import Turn
+from lora_scripts.data.chat import Role, Turn
 from lora_scripts.families._base import TextModel
 from lora_scripts.families._chat import Chat
 from lora_scripts.families._special_tokens import Specials
@@ -35,7 +35,7 @@ def chat_of(tokenizer: Any, template: str | None = None) -> Chat:
 def turns_of(prompt: str | Turns, system: str | None) -> list[Turn]:
     """A question, or a conversation, with the system prompt before it unless it has one of its own."""
     asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    turns = [Turn(turn["role"], turn["content"]) for turn in asked]  # type: ignore[arg-type]
+    turns = [Turn(cast(Role, turn["role"]), turn["content"]) for turn in asked]
     if system and not any(turn.role == "system" for turn in turns):
         turns.insert(0, Turn("system", system))
     return turns

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lora_scripts.config.schema import DEFAULTS, RunConfig
-from lora_scripts.core.problems import Location, Problem, ProblemsError
+from lora_scripts.core.problems import Location, Problem, ProblemsError, Severity
 from lora_scripts.data.mixing import repeats
 from lora_scripts.data.plan import Plan
 from lora_scripts.data.text_files import listing
@@ -204,18 +204,19 @@ def named(places: list[str]) -> str:
 def _long(built: Built) -> list[Problem]:
     """Rows that something happened to, by name."""
     found = []
-    for kind, code, severity in (
+    kinds: tuple[tuple[str, str, Severity], ...] = (
         ("truncated", "LS2210", "warning"),
         ("split", "LS2211", "note"),
         ("dropped", "LS2212", "warning"),
         ("unanswered", "LS2213", "warning"),
         ("unlearnt", "LS2225", "note"),
         ("tools_unused", "LS2224", "warning"),
-    ):
+    )
+    for kind, code, severity in kinds:
         tally = built.about["tallies"][kind]
         if tally["count"]:
             told = {"count": tally["count"], "names": named(tally["places"])}
-            found.append(Problem(code, told, severity=severity))  # type: ignore[arg-type]
+            found.append(Problem(code, told, severity=severity))
     return found
 
 
