@@ -45,7 +45,7 @@ def test_the_norms_gradient_is_that_of_its_formula(gemma):
     drawn = torch.Generator().manual_seed(0)
     x, weight = torch.randn((3, 7, 16), generator=drawn), torch.randn(16, generator=drawn)
     x, weight = x.double().requires_grad_(), weight.double()
-    got = _lean_layers._rms_norm()(x.float(), weight.float(), 1e-5, gemma)
+    got = _lean_layers._noted_norm(x.float(), weight.float(), 1e-5, gemma)
     expected = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5) * (weight + 1 if gemma else weight)
     torch.testing.assert_close(got.double(), expected, rtol=0, atol=1e-5)
     factors = torch.randn(got.shape, generator=drawn)

@@ -45,10 +45,10 @@ def _norm_forward(layer: Any) -> Callable[..., Tensor] | None:
         return None
 
     def after(self: Any, hidden_states: Tensor) -> Tensor:
-        return _rms_norm()(hidden_states, self.weight, epsilon, False)
+        return _noted_norm(hidden_states, self.weight, epsilon, False)
 
     def before(self: Any, x: Tensor) -> Tensor:
-        return _rms_norm()(x, self.weight, epsilon, True)
+        return _noted_norm(x, self.weight, epsilon, True)
 
     return next((way for way in (after, before) if _gives_the_same(layer, way, len(layer.weight))), None)
 
@@ -85,27 +85,41 @@ def _gives_the_same(layer: Any, way: Callable[..., Tensor], width: int) -> bool:
     return bool((own - lean).float().abs().max() <= bits * own.float().abs().max())
 
 
+def _noted_norm(x: Tensor, weight: Tensor, epsilon: float, gemma: bool) -> Tensor:
+    """The norm of ``x``, which the layers that are fed it need not keep: ``x`` is kept anyway."""
+    out, scale = _rms_norm()(x, weight, epsilon, gemma)
+    return made_from(out, partial(_normed, gemma), x, weight, scale)
+
+
+def _normed(gemma: bool, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    # A product of mixed precision reads x as it is: no float32 copy comes first.
+    normal = x * scale
+    if gemma:
+        return normal.mul_(1.0 + weight.float()).to(x.dtype)
+    return normal.to(x.dtype).mul_(weight)
+
+
 @lru_cache
 def _rms_norm() -> Any:
     import torch
 
     class RmsNorm(torch.autograd.Function):
-        """x / rms(x) * w. Keeps x as it came and one number a token; the library's keeps a float32 copy."""
+        """x / rms(x) * w, and 1 / rms(x) beside it. Keeps x as it came and that one number a token; the
+        library's keeps a float32 copy."""
 
         @staticmethod
-        def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, gemma: bool) -> Tensor:
+        def forward(
+            ctx: Any, x: Tensor, weight: Tensor, epsilon: float, gemma: bool
+        ) -> tuple[Tensor, Tensor]:
             length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
             scale = torch.rsqrt(length.square_().div_(x.shape[-1]).add_(epsilon))
             ctx.save_for_backward(x, weight, scale)
             ctx.gemma = gemma
-            # A product of mixed precision reads x as it is: no float32 copy comes first.
-            normal = x * scale
-            if gemma:
-                return normal.mul_(1.0 + weight.float()).to(x.dtype)
-            return normal.to(x.dtype).mul_(weight)
+            ctx.mark_non_differentiable(scale)
+            return _normed(gemma, x, weight, scale), scale
 
         @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> Any:
+        def backward(ctx: Any, grad: Tensor, _: Tensor) -> Any:
             x, weight, scale = ctx.saved_tensors
             grad = grad * ((1.0 + weight.float()) if ctx.gemma else weight)
             normal = x * scale
