@@ -82,7 +82,7 @@ def go_on_with_a_newer_python():
     for minor in range(NEWEST_MINOR, MINIMUM_PYTHON[1] - 1, -1):
         newer = shutil.which(f"python3.{minor}")
         if newer and works(newer):
-            os.execv(newer, [newer, os.path.abspath(__file__), *sys.argv[1:]])  # noqa: S606
+            os.execv(newer, [newer, os.path.abspath(__file__), *sys.argv[1:]])  # noqa: S606 - this Python, our own words
 
 
 def check_python():
@@ -125,7 +125,7 @@ def works(python):
     if not os.path.exists(python):
         return False
     check = f"import sys; sys.exit(sys.version_info < {MINIMUM_PYTHON!r})"
-    return subprocess.call([python, "-c", check], stderr=subprocess.DEVNULL) == 0  # noqa: S603
+    return subprocess.call([python, "-c", check], stderr=subprocess.DEVNULL) == 0  # noqa: S603 - this Python, our own words
 
 
 def make_environment():
@@ -151,7 +151,7 @@ def pinned(name):
 
 
 def run(command):
-    if subprocess.call(command) != 0:  # noqa: S603
+    if subprocess.call(command) != 0:  # noqa: S603 - this Python, our own words
         raise Stop(say("setup.failed"))
 
 

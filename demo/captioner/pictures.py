@@ -116,6 +116,11 @@ def draw(work: Path, count: int = COUNT) -> tuple[list[numpy.ndarray], numpy.nda
             classes[index] = labels(scene)
         numpy.save(path, pixels)
         numpy.save(known, classes)
-    pixels_of = [numpy.load(folder / f"{number:03d}.npy", mmap_mode="r") for number in range(chunks)]
-    classes_of = [numpy.load(folder / f"{number:03d}_labels.npy") for number in range(chunks)]
+    pixels_of = [
+        numpy.load(folder / f"{number:03d}.npy", mmap_mode="r", allow_pickle=False)
+        for number in range(chunks)
+    ]
+    classes_of = [
+        numpy.load(folder / f"{number:03d}_labels.npy", allow_pickle=False) for number in range(chunks)
+    ]
     return pixels_of, numpy.concatenate(classes_of)

@@ -87,8 +87,8 @@ def _go_on(python: str, script: str) -> int:
     arguments = [python, script, *sys.argv[1:]]
     if os.name != "nt":
         sys.stdout.flush()
-        os.execv(python, arguments)  # noqa: S606
-    child = subprocess.Popen(arguments)  # noqa: S603
+        os.execv(python, arguments)  # noqa: S606 - our own Python, the words that the user typed
+    child = subprocess.Popen(arguments)  # noqa: S603 - our own Python, the words that the user typed
     while True:
         try:
             return child.wait()

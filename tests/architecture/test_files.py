@@ -24,6 +24,8 @@ CATCH_ALL = {
     "src/lora_scripts/data/pixels.py": "the picture decoder's boundary: damaged files raise anything",
     "src/lora_scripts/cli/main.py": "the end of the program: a bug becomes a sentence and a file",
 }
+READS_PICKLES = "src/lora_scripts/toolbox/pickle_worker.py"
+"""A process of its own, without secrets: what `lora-scripts convert` opens a pickle in."""
 UNPICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 PROGRAM = python_files("src/lora_scripts", "demo", "scripts", "tools")
 
@@ -62,6 +64,8 @@ def test_exceptions_are_caught_by_name(path):
 
 @pytest.mark.parametrize("path", PROGRAM, ids=shown)
 def test_nothing_dangerous(path):
+    if shown(path) == READS_PICKLES:  # tests/security/test_s02_no_pickle.py says what it may
+        return
     for node in ast.walk(tree(path)):
         where = f"{shown(path)}:{getattr(node, 'lineno', 0)}"
         if isinstance(node, ast.Import | ast.ImportFrom):

@@ -15,13 +15,14 @@ from typing import Any
 from lora_scripts import __version__
 from lora_scripts.core.catalogue import render, say
 from lora_scripts.core.problems import Problem, errors
+from lora_scripts.core.secrets import without_secrets
 
 
 def print_problems(problems: Iterable[Problem]) -> None:
     """Every problem with its remedy on stderr, then how many errors there are and how to read more."""
     found = list(problems)
     for problem in found:
-        print(render(problem), file=sys.stderr)
+        print(without_secrets(render(problem)), file=sys.stderr)
     wrong = errors(found)
     if wrong:
         print(say("cli.problems", count=len(wrong), code=wrong[0].code), file=sys.stderr)
@@ -72,8 +73,6 @@ def save_crash(error: BaseException) -> Path:
 
     The environment and the values of variables stay out: tokens may be among them.
     """
-    from platformdirs import user_log_path
-
     text = "\n".join(
         (
             f"lora-scripts {__version__}, Python {platform.python_version()}, {platform.platform()}",
@@ -82,11 +81,22 @@ def save_crash(error: BaseException) -> Path:
         )
     )
     name = time.strftime(f"crash-%Y%m%d-%H%M%S-{os.getpid()}.txt")
-    for folder in (user_log_path("lora-scripts", appauthor=False), Path(tempfile.gettempdir())):
+    for folder in _crash_folders():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(text, encoding="utf-8")
+            (folder / name).write_text(without_secrets(text), encoding="utf-8")
         except OSError:
             continue
         return folder / name
     return Path(os.devnull)
+
+
+def _crash_folders() -> tuple[Path, Path]:
+    from platformdirs import user_log_path
+
+    return user_log_path("lora-scripts", appauthor=False), Path(tempfile.gettempdir())
+
+
+def crash_files() -> list[Path]:
+    """What ``save_crash`` left on this computer for this user."""
+    return [path for folder in _crash_folders() for path in folder.glob("crash-*-*.txt")]

@@ -34,12 +34,14 @@ COMMANDS = (
     "inspect",
     "merge",
     "export",
+    "convert",
     "import-config",
     "families",
     "explain",
     "schema",
     "logs",
     "env",
+    "bug-report",
 )
 OUR_BUG, INTERRUPTED = 1, 130
 

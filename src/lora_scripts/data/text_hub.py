@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..core.hub import reason
 from ..core.problems import Location, Problem, ProblemsError
+from ..core.secrets import without_secrets
 from .text_files import listing
 
 KINDS = (".parquet", ".jsonl", ".json", ".csv", ".tsv")
@@ -68,8 +70,10 @@ def fetch(name: str) -> list[Path]:
             return cached
     except (LocalEntryNotFoundError, OSError, ValueError):
         pass
+    answered = False
     try:
         about = HfApi().dataset_info(name, timeout=PATIENCE)
+        answered = True
         names = [entry.rfilename for entry in about.siblings or []]
         files = training_files(names)
         if not files:
@@ -78,6 +82,6 @@ def fetch(name: str) -> list[Path]:
         folder = snapshot_download(name, repo_type="dataset", revision=about.sha, allow_patterns=files)
         return [Path(folder) / file for file in files]
     except (HTTPError, OSError, ValueError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        params = {"name": name, "endpoint": constants.ENDPOINT, "reason": reason}
+        endpoint = without_secrets(constants.ENDPOINT)
+        params = {"name": name, "endpoint": endpoint, "reason": reason(error, downloading=answered)}
         raise ProblemsError(Problem("LS2108", params, Location(name))) from error

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_scripts.core.problems import Location, Problem, ProblemsError
-from lora_scripts.families._header import Header, read_header
+from lora_scripts.families._header import PICKLES, Header, read_header, refuse_pickle
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+PICKLED = "adapter_model.bin"
 PREFIX = "base_model.model."
 HALF = re.compile(r"^(?P<module>.+)\.lora_(?P<half>[AB])\.weight$")
 MAGNITUDE = ".lora_magnitude_vector"
@@ -70,8 +71,13 @@ def _stop(code: str, path: Path, **params: object) -> ProblemsError:
 
 
 def adapter_folder(path: Path) -> Path:
-    """The folder of an adapter that is named by its folder or by its weights; ProblemsError LS4300."""
+    """The folder of an adapter that is named by its folder or by its weights; ProblemsError LS4300, LS4002
+    to LS4005."""
+    if path.suffix.lower() in (".safetensors", *PICKLES) and path.is_file():
+        read_header(path)  # what it is instead, is the plainer trouble
     folder = path.parent if path.name == WEIGHTS else path
+    if not (folder / WEIGHTS).is_file() and (folder / PICKLED).is_file():
+        refuse_pickle(folder / PICKLED)
     if not (folder / WEIGHTS).is_file() or not (folder / CONFIG).is_file():
         raise _stop("LS4300", path)
     return folder
@@ -89,6 +95,8 @@ def _unusable(config: Mapping[str, Any], names: Mapping[str, Any]) -> list[str]:
     """What the adapter has that is more than matrices beside linear layers."""
     found = [] if config.get("peft_type") == "LORA" else [str(config.get("peft_type"))]
     found += ["modules_to_save"] if config.get("modules_to_save") else []
+    # PEFT would import the module that this names
+    found += ["megatron_config"] if config.get("megatron_config") else []
     found += ["bias"] if (config.get("bias") or "none") != "none" or config.get("lora_bias") else []
     init = config.get("init_lora_weights", True)
     changed = isinstance(init, str) and init.startswith(("pissa", "olora", "corda", "loftq"))

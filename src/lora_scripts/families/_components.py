@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from lora_scripts.core.problems import Location, Problem, ProblemsError
 
 from ._base import Component
-from ._source import PICKLES, Source, resolve, weights_in
+from ._header import convert_command, pickles_in
+from ._source import Source, confine_shards, resolve, weights_in
 
 if TYPE_CHECKING:
     import torch
@@ -58,8 +59,10 @@ def folder_of(part: Component, source: Source) -> Path:
     if not (folder / "config.json").is_file():
         raise ProblemsError(Problem("LS4011", {"component": part.name, "path": str(source.path)}, where))
     if not weights_in(folder):
-        code = "LS4013" if any(path.suffix in PICKLES for path in folder.iterdir()) else "LS4011"
-        raise ProblemsError(Problem(code, {"component": part.name, "path": str(folder)}, where))
+        told = {"component": part.name, "path": str(folder)}
+        if pickles_in(folder):
+            raise ProblemsError(Problem("LS4013", told | {"command": convert_command(folder)}, where))
+        raise ProblemsError(Problem("LS4011", told, where))
     return folder
 
 
@@ -94,6 +97,7 @@ def override(name: str, place: str) -> Source:
 
     path = Path(place).expanduser()
     if path.is_dir() and not (path / "model_index.json").is_file():
+        confine_shards(path)
         headers = {file.name: read_header(file) for file in weights_in(path)}
         shapes = {n: shape for head in headers.values() for n, shape in head.shapes.items()}
         return Source(place, "file", path, headers, shapes, {})

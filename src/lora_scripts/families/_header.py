@@ -10,6 +10,9 @@ from pathlib import Path
 from lora_scripts.core.catalogue import say
 from lora_scripts.core.problems import Location, Problem, ProblemsError
 
+PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+ZIPS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
+PROTOCOLS = b"\x01\x02\x03\x04\x05"
 MAX_HEADER = 100_000_000
 """Bytes; the safetensors library's own limit."""
 
@@ -33,12 +36,33 @@ def _stop(code: str, path: Path, **params: object) -> ProblemsError:
     return ProblemsError(Problem(code, {"path": str(path), **params}, where=Location(str(path))))
 
 
-def _refuse_what_it_is(path: Path, start: bytes) -> None:
-    """Says what a file that is no safetensors file is, from its first bytes; a pickle is never opened."""
-    if start[4:9] == b"\0\0\0\0{":  # a length, which may look like a pickle's mark, and a table
-        return
-    if start.startswith(b"PK\x03\x04") or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"):
-        raise _stop("LS4003", path)
+def refuse_pickle(path: Path) -> None:
+    """Raises ProblemsError LS4002, with the command that converts it, for a file whose name is a pickle's."""
+    if path.suffix.lower() in PICKLES:
+        raise _stop("LS4002", path, suffix=path.suffix, command=convert_command(path))
+
+
+def convert_command(*paths: Path) -> str:
+    """What to type to get ``.safetensors`` of pickles, one line for each."""
+    return "; ".join(f'lora-scripts convert "{path}"' for path in paths)
+
+
+def pickles_in(folder: Path) -> list[Path]:
+    """The files of ``folder`` that are named as pickles of weights are; not a trainer's own leftovers."""
+    leftovers = ("training_args", "optimizer", "scheduler", "rng_state", "random_states")
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICKLES and path.is_file())
+    return [path for path in found if not path.name.startswith(leftovers)]
+
+
+def is_pickle(start: bytes) -> bool:
+    """Whether a file that begins with ``start`` is a pickle, bare or in a zip as ``torch.save`` writes it."""
+    if start[4:9] == b"\0\0\0\0{":  # a safetensors length, which may look like a pickle's mark, and a table
+        return False
+    return start.startswith(ZIPS) or (start[:1] == b"\x80" and start[1:2] in PROTOCOLS and len(start) > 1)
+
+
+def refuse_other_content(path: Path, start: bytes) -> None:
+    """Raises ProblemsError LS4004 for a file whose first bytes show what it is instead."""
     for magic, kind in (
         (b"GGUF", "gguf"),
         (b"version https://git-lfs", "lfs"),
@@ -53,12 +77,15 @@ def _refuse_what_it_is(path: Path, start: bytes) -> None:
 def read_header(path: Path) -> Header:
     """The header of ``path``, checked against the file's length.
 
-    Raises ProblemsError: LS4003 a pickle, LS4004 something else, LS4005 cut short or damaged.
+    Raises ProblemsError: LS4002, LS4003 a pickle, LS4004 something else, LS4005 cut short or damaged.
     """
+    refuse_pickle(path)
     size = path.stat().st_size
     with open(path, "rb") as handle:
         start = handle.read(64)
-        _refuse_what_it_is(path, start)
+        if is_pickle(start):
+            raise _stop("LS4003", path, right=path.with_suffix(".ckpt").name)
+        refuse_other_content(path, start)
         length = int.from_bytes(start[:8], "little")
         if size < 8 or start[8:9] != b"{" or length > MAX_HEADER:
             raise _stop("LS4004", path, kind=say("model.content.unknown"))

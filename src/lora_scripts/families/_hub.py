@@ -6,7 +6,9 @@ import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from lora_scripts.core.hub import reason
 from lora_scripts.core.problems import Problem, ProblemsError
+from lora_scripts.core.secrets import without_secrets
 
 SKIPPED = ("safety_checker", "feature_extractor", "image_encoder")
 PATIENCE = 10.0
@@ -72,10 +74,8 @@ def fetch_from_modelscope(repo: str, patterns: Iterable[str] = PATTERNS) -> Path
     try:
         return Path(snapshot_download(repo, allow_patterns=list(patterns)))
     except (OSError, ValueError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise ProblemsError(
-            Problem("LS4006", {"repo": repo, "endpoint": "ModelScope", "reason": reason})
-        ) from error
+        told = {"repo": repo, "endpoint": "ModelScope", "reason": reason(error)}
+        raise ProblemsError(Problem("LS4006", told)) from error
 
 
 def fetch(
@@ -96,11 +96,13 @@ def fetch(
             return local
     except (LocalEntryNotFoundError, OSError):
         pass
+    answered = False
     try:
         listing = HfApi().model_info(repo, timeout=PATIENCE)
+        answered = True
         files = choose(entry.rfilename for entry in listing.siblings or [])
         return Path(snapshot_download(repo, revision=listing.sha, allow_patterns=files))
     except (HTTPError, OSError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        params = {"repo": repo, "endpoint": constants.ENDPOINT, "reason": reason}
+        endpoint = without_secrets(constants.ENDPOINT)
+        params = {"repo": repo, "endpoint": endpoint, "reason": reason(error, downloading=answered)}
         raise ProblemsError(Problem("LS4006", params)) from error

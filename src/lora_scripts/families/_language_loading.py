@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from lora_scripts.core.problems import Location, Problem, ProblemsError
 
 from ._components import quiet_libraries
-from ._source import PICKLES, Source
+from ._header import convert_command, pickles_in
+from ._source import Source
 
 if TYPE_CHECKING:
     import torch
@@ -77,8 +78,9 @@ def check(source: Source) -> None:
 
         raise stop("LS4101" if kind in CONFIG_MAPPING else "LS4102", source, kind=kind)
     if not source.headers:
-        pickled = any(path.suffix in PICKLES for path in source.path.iterdir())
-        raise stop("LS4013", source, component="model") if pickled else stop("LS4103", source)
+        if pickles_in(source.path):
+            raise stop("LS4013", source, component="model", command=convert_command(source.path))
+        raise stop("LS4103", source)
     method = (source.config.get("quantization_config") or {}).get("quant_method", "")
     if method and method != "bitsandbytes":
         raise stop("LS4104", source, method=method)

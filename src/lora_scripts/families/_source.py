@@ -12,18 +12,20 @@ from typing import Any, Literal
 
 from lora_scripts.core.lookup import did_you_mean, plugin, plugin_names
 from lora_scripts.core.problems import Location, Problem, ProblemsError
+from lora_scripts.data.text_files import printable
 
 from ._base import Family
 from ._fetched import NAME as DEMO_CHAT
 from ._fetched import fetch_demo_chat
-from ._header import Header, read_header
+from ._header import PICKLES, Header, read_header
 from ._signatures import signature, title
 
 BUILTIN, MODELSCOPE = "builtin:", "modelscope:"
-PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 OF_FILES = (*PICKLES, ".safetensors", ".onnx", ".gguf")
 """Endings of a path that cannot be a hub id; an id such as ``Qwen/Qwen2.5-0.5B-Instruct`` has a dot too."""
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+PLAIN_SHARD = re.compile(r"[^/\\:\0]+\.safetensors")
+PLAIN_PART = re.compile(r"\w[\w-]*")
 HASH_WHOLE = 256 * 2**20
 """Bytes up to which a file is hashed whole; a larger one is sampled, so that a run starts at once."""
 
@@ -97,6 +99,20 @@ def weights_in(folder: Path) -> list[Path]:
     return plain or [path for path in variants if ".fp16" in path.name] or variants
 
 
+def confine_shards(folder: Path) -> None:
+    """Raises ProblemsError LS4477 where an index beside the weights names more than plain ``.safetensors``
+    files of the same folder: the libraries open whatever stands there, by its ending."""
+    for index in sorted(folder.glob("*.safetensors*.index.json")):
+        try:
+            named = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise _stop("LS4477", index, name=type(error).__name__) from error
+        for name in sorted(named, key=str):
+            plain = isinstance(name, str) and PLAIN_SHARD.fullmatch(name)
+            if not plain:
+                raise _stop("LS4477", index, name=printable(str(name)))
+
+
 def _folder(given: str, path: Path) -> Source:
     index = path / "model_index.json"
     if not index.is_file():
@@ -104,8 +120,10 @@ def _folder(given: str, path: Path) -> Source:
             return _transformers(given, path)
         raise _stop("LS4014", path)
     headers: dict[str, Header] = {}
-    parts = [name for name, value in json.loads(index.read_text("utf-8")).items() if isinstance(value, list)]
+    named = json.loads(index.read_text("utf-8"))
+    parts = [name for name, value in named.items() if isinstance(value, list) and PLAIN_PART.fullmatch(name)]
     for part in parts:
+        confine_shards(path / part)
         for file in weights_in(path / part):
             headers[f"{part}/{file.name}"] = read_header(file)
     shapes = {
@@ -124,6 +142,7 @@ def _transformers(given: str, path: Path) -> Source:
         config = None
     if not isinstance(config, dict):
         raise _stop("LS4014", path)
+    confine_shards(path)
     headers = {file.name: read_header(file) for file in weights_in(path)}
     shapes = {name: shape for header in headers.values() for name, shape in header.shapes.items()}
     return Source(given, "transformers", path, headers, shapes, {}, config)
@@ -132,8 +151,6 @@ def _transformers(given: str, path: Path) -> Source:
 def _file(given: str, path: Path) -> Source:
     if path.suffix.lower() == ".gguf":
         return Source(given, "gguf", path, {}, {}, {})
-    if path.suffix.lower() in PICKLES:
-        raise _stop("LS4002", path, suffix=path.suffix)
     header = read_header(path)
     return Source(given, "file", path, {path.name: header}, header.shapes, header.metadata)
 

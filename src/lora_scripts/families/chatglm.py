@@ -13,7 +13,8 @@ from lora_scripts.core.problems import Location, Problem, ProblemsError
 from . import _chatglm_layout as layout
 from . import _chatglm_tokenizer as tokenizers
 from ._causal import CausalFamily, causal_sheet
-from ._source import PICKLES, Source
+from ._header import PICKLES, convert_command
+from ._source import Source
 
 if TYPE_CHECKING:
     import torch
@@ -61,8 +62,10 @@ class ChatGLM(CausalFamily):
             pickled = any(name.endswith(PICKLES) for name in names)
             params = {"component": "model", "path": str(source.path)}
             where = Location(str(source.path))
-            code = Problem("LS4013", params, where) if pickled else Problem("LS4103", params, where)
-            raise ProblemsError(code)
+            if pickled:
+                told = params | {"command": convert_command(source.path)}
+                raise ProblemsError(Problem("LS4013", told, where))
+            raise ProblemsError(Problem("LS4103", params, where))
         layout.check_weights(source.shapes, settings, source.path)
         made, _ = native_classes()
         return made(**settings)

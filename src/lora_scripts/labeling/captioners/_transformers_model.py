@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from lora_scripts.core.problems import Problem, ProblemsError
 from lora_scripts.families._components import quiet_libraries
-from lora_scripts.families._header import read_header
-from lora_scripts.families._source import PICKLES, weights_in
+from lora_scripts.families._header import convert_command, pickles_in, read_header
+from lora_scripts.families._source import confine_shards, weights_in
 
 from .._captioner import Asked
 from ._models import missing_package, stop
@@ -114,10 +114,12 @@ def check(path: Path, captioner: str, kinds: Collection[str], instead: str) -> s
         if other is None or other == captioner:
             raise stop("LS3155", path, kind=kind, instead=instead)
         raise stop("LS3154", path, kind=kind, captioner=captioner, other=other)
+    confine_shards(path)
     weights = weights_in(path)
     if not weights:
-        pickled = any(file.suffix in PICKLES for file in path.iterdir())
-        raise stop("LS4013", path, component="model") if pickled else stop("LS3156", path, instead=instead)
+        if pickles_in(path):
+            raise stop("LS4013", path, component="model", command=convert_command(path))
+        raise stop("LS3156", path, instead=instead)
     for file in weights:
         read_header(file)
     if not any(any(path.glob(pattern)) for pattern in VOCABULARIES):
