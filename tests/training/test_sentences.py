@@ -119,7 +119,7 @@ def train(session, folder=None, requests=()):
 
     if folder is not None:
         listeners.append(Sentences(session, folder, control, emit))
-        listeners[0].before()
+        listeners[0].before(0)
     fit(session.job, state, emit, control)
     return told
 

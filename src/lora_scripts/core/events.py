@@ -43,9 +43,12 @@ class RunStarted(Event):
 
 
 class Resumed(Event):
+    """``changed``: harmless differences from the attempt before, one sentence each."""
+
     type: ClassVar[str] = "resumed"
     checkpoint: str
     skipped_checkpoints: list[str]
+    changed: list[str] = []
 
 
 class PhaseProgress(Event):
@@ -88,8 +91,12 @@ class Saved(Event):
 
 
 class SaveFailed(Event):
+    """``free``: MiB left on the disk. ``retry_step``: when it is tried again, None where the run ends."""
+
     type: ClassVar[str] = "save_failed"
     reason: str
+    free: int = 0
+    retry_step: int | None = None
 
 
 class Previewed(Event):
@@ -169,7 +176,10 @@ class EventLog:
         self.attempt: int = last.get("attempt", 0) + 1
         self._seq: int = last.get("seq", -1) + 1
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._handle = open(path, "ab", buffering=0)  # noqa: SIM115 - open as long as the run
+        self._open()
+
+    def _open(self) -> None:
+        self._handle = open(self.path, "ab", buffering=0)  # noqa: SIM115 - open as long as the run
 
     def write(self, event: Event, step: int) -> None:
         """Adds one line, whole or, where the disk refuses it (``OSError``), not at all."""
@@ -178,7 +188,10 @@ class EventLog:
             "time": round(time.time(), 3), "step": step, "type": event.type, "data": event.model_dump(),
         }  # fmt: skip
         data = (json.dumps(_finite(line), ensure_ascii=False, allow_nan=False) + "\n").encode()
-        end = self._handle.tell()
+        if not os.path.exists(self.path):  # removed with its folder: what is written on goes nowhere
+            self._handle.close()
+            self._open()
+        end = self._handle.seek(0, os.SEEK_END)  # where a line that did not fit was cut, not where it ended
         try:
             if self._handle.write(data) != len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -7,16 +7,16 @@ written when the process died is simply not there. Values are read through the s
 
 from __future__ import annotations
 
-import errno
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lora_scripts.core.files import write_atomic
-from lora_scripts.core.problems import Location, Problem, ProblemsError
+from lora_scripts.core.problems import ProblemsError
 from lora_scripts.export.tensors_file import write_tensors
-from lora_scripts.preflight.machine import free_disk
+from lora_scripts.preflight.checks.cache_room import not_written
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,6 @@ MIB = 2**20
 SHARD_BYTES = 64 * MIB
 SHARD_KEYS = 4096
 """Examples in a shard at most: small tensors that wait among large ones keep the heap from shrinking."""
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MAX_OPEN_SHARDS = 128
 
 
@@ -54,7 +53,8 @@ class StageCache:
         try:
             names = list(self._shard(path).keys())
         except (OSError, SafetensorError):
-            path.unlink(missing_ok=True)  # our own file, damaged: what it held is computed again
+            with suppress(OSError):  # our own file, damaged: what it held is computed again
+                path.unlink(missing_ok=True)
             return
         found: dict[str, list[str]] = {}
         for name in names:
@@ -88,7 +88,8 @@ class StageCache:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what has gathered. Raises ProblemsError LS3021 where the disk has no room for it."""
+        """Writes what has gathered. Raises ProblemsError: LS3021 where the disk has no room for it, LS3952
+        where it refuses for another reason."""
         if not self._pending:
             return
         digest = hashlib.sha256("".join(sorted(self._pending)).encode()).hexdigest()[:24]
@@ -97,11 +98,7 @@ class StageCache:
         try:
             write_atomic(path, lambda handle: write_tensors(handle, pending))
         except OSError as error:
-            if error.errno not in FULL:
-                raise
-            free = free_disk(self.folder)
-            told = {"path": str(self.folder), "needed": self._pending_bytes // MIB + 1, "free": free // MIB}
-            raise ProblemsError(Problem("LS3021", told, Location(str(self.folder)))) from error
+            raise ProblemsError(not_written(self.folder, error, self._pending_bytes)) from error
         self._pending, self._pending_bytes, self._pending_keys = {}, 0, 0
         self._index(path)
 

@@ -25,11 +25,12 @@ from .callbacks.saving import Saving
 from .callbacks.tracking import Tracking, open_trackers
 from .callbacks.validation import Validation
 from .checkpoint import CheckpointStore, Snapshot
-from .failures import translated
-from .identity import Identity, claim, move_aside
+from .failures import disk_failures, translated
+from .identity import Claim, Identity, claim, move_aside
 from .loop import fit
 from .precision import resolve_mode
 from .processes import Group, join
+from .schedules import SHAPES
 from .session import Session, open_session, pick_device, put_back, resolve, snapshot_of
 from .state import TrainingState
 from .task import Exports
@@ -38,7 +39,9 @@ if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
-INTERRUPTED = 130
+LENGTHS = ("epochs: ", "max_steps: ")
+FOLLOW_LENGTH = frozenset(SHAPES) - {"constant", "inverse_sqrt"}
+"""Schedules whose curve spans the whole run."""
 
 
 class Leaving(Exception):  # noqa: N818 - a wish, not an error
@@ -49,7 +52,8 @@ def execute(prepared: Prepared, *, overwrite: bool, console: Console) -> int:
     """Trains, exports and returns the exit code. Raises ``ProblemsError`` for what stops a run."""
     group = join()
     try:
-        return _execute(prepared, group, overwrite, console)
+        with disk_failures(Path(prepared.config.output_dir)):
+            return _execute(prepared, group, overwrite, console)
     finally:
         group.leave()
 
@@ -65,8 +69,8 @@ def _execute(prepared: Prepared, group: Group, overwrite: bool, console: Console
             pass
         if moved := move_aside(folder.root):
             console.print(say("run.moved_aside", path=moved), highlight=False, markup=False, soft_wrap=True)
-    with RunLock(folder):
-        return Run(prepared, config, folder, device, console, group).go()
+    with RunLock(folder) as lock:
+        return Run(prepared, config, folder, device, console, group, lock).go()
 
 
 def follow(
@@ -110,6 +114,7 @@ class Run:
         device: torch.device,
         console: Console,
         group: Group,
+        lock: RunLock,
     ) -> None:
         assert prepared.description is not None
         assert prepared.dataset is not None
@@ -119,6 +124,8 @@ class Run:
         self.device = device
         self.console = console
         self.group = group
+        self.lock = lock
+        self.claim = Claim("fresh")
         self.dataset: Report = prepared.dataset
         self.state = TrainingState()
         self.bus = Bus(self.state)
@@ -133,26 +140,18 @@ class Run:
     def go(self) -> int:
         """The whole attempt. Returns the exit code; raises ``ProblemsError`` for what stops it."""
         config = self.config
-        start = claim(self.folder, self.identity, resume=config.resume)
+        self.claim = claim(self.folder, self.identity, resume=config.resume)
         self.control.install_signals()
         records.write_start(config, self.folder, self.device)
-        snapshot, damaged = self._newest() if start == "resume" else (None, [])
+        snapshot, damaged = self._newest() if self.claim.start == "resume" else (None, [])
         self.bus.add([Tolerant(JsonLines(self.folder.events, config.logging.every_steps), self.bus.emit)])
-        self.bus.add(
-            [
-                ConsoleLines(
-                    self.console,
-                    config.task_type,
-                    self.dataset.total_steps,
-                    self.state.step,
-                    config.save_steps,
-                )
-            ]
-        )
+        total, start = self.dataset.total_steps, self.state.step
+        lines = ConsoleLines(self.console, config.task_type, total, start, config.save_steps)
+        self.bus.add([Tolerant(lines, self.bus.emit)])
         status, code = "failed", 1
         try:
-            self._tell_resume(start, snapshot, damaged)
-            with translated():
+            self._tell_resume(snapshot, damaged)
+            with translated(), disk_failures(self.folder.root):
                 self.group.from_main(self.state.step)
                 session = open_session(
                     self.prepared, config, self.data, self.device, self._progress, self.group
@@ -165,7 +164,8 @@ class Run:
                 self.group.wait()
                 status, code = self._train(session)
         except Leaving:
-            status, code = "interrupted", self.control.exit_code or INTERRUPTED
+            status, code = "interrupted", self.control.exit_code
+            self._say("run.left_early")
         except ProblemsError as error:
             code = exit_code(error.problems)
             raise
@@ -192,14 +192,21 @@ class Run:
         self.state.restore(snapshot.state["training"])
         return snapshot, warnings
 
-    def _tell_resume(self, start: str, snapshot: Snapshot | None, damaged: list[Problem]) -> None:
-        for problem in damaged:
+    def _tell_resume(self, snapshot: Snapshot | None, damaged: list[Problem]) -> None:
+        left_behind = [self.lock.left_behind] if self.lock.left_behind else []
+        for problem in [*left_behind, *damaged]:
             self.bus.emit(Noted(code=problem.code, text=render(problem)))
         if snapshot is not None:
             passed_over = [str(problem.params["name"]) for problem in damaged]
-            name = self.store.path(snapshot.step).name
-            self.bus.emit(Resumed(checkpoint=name, skipped_checkpoints=passed_over))
-        elif start == "resume":
+            name, changed = self.store.path(snapshot.step).name, list(self.claim.changed)
+            self.bus.emit(Resumed(checkpoint=name, skipped_checkpoints=passed_over, changed=changed))
+            if (
+                any(line.startswith(LENGTHS) for line in changed)
+                and self.config.lr_scheduler in FOLLOW_LENGTH
+            ):
+                told = {"total": self.dataset.total_steps, "scheduler": self.config.lr_scheduler}
+                self._say("run.resumed_length", **told)
+        elif self.claim.start == "resume":
             self._say("run.nothing_to_resume")
 
     def _progress(self, phase: str, done: int, total: int) -> None:
@@ -209,7 +216,14 @@ class Run:
             raise Leaving
 
     def _say(self, key: str, **params: Any) -> None:
-        self.console.print(say(key, **params), highlight=False, markup=False, soft_wrap=True)
+        with suppress(OSError):  # nobody reads it any more, or the disk behind it is full
+            self.console.print(say(key, **params), highlight=False, markup=False, soft_wrap=True)
+
+    def _remake(self) -> None:
+        """The folder that vanished, with what says whose it is."""
+        self.lock.renew()
+        self.identity.write(self.folder, self.claim.windows)
+        records.write_start(self.config, self.folder, self.device)
 
     def _train(self, session: Session) -> tuple[str, int]:
         state, job = self.state, session.job
@@ -240,8 +254,9 @@ class Run:
             self._say("run.left", step=state.step, total=job.total_steps)
             return "stopped", self.control.exit_code
         records.write_result(self.folder, state, "finished", **exports.finish(self.bus.emit))
-        for line in exports.done_lines():
-            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        with suppress(OSError):
+            for line in exports.done_lines():
+                self.console.print(line, highlight=False, markup=False, soft_wrap=True)
         return "finished", 0
 
     def _watch(self, session: Session, exports: Exports) -> Saving:
@@ -258,6 +273,7 @@ class Run:
             every_steps=config.save_steps,
             total_steps=job.total_steps,
             keep_exports=config.keep_exports,
+            remake=self._remake,
         )
         self.bus.add([Guard(state, session.batches, job.precision)])
         if config.logging.tensorboard:
@@ -292,6 +308,5 @@ class Run:
             previews = session.task.previews(session, self.folder, self.control, self.bus.emit)
             watched = Tolerant(previews, self.bus.emit)
             self.bus.add([watched])
-            if not state.step:
-                watched.guarded(previews.before)
+            watched.guarded(lambda: previews.before(state.step))
         return saving

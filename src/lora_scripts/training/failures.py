@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from lora_scripts.core.problems import Problem, ProblemsError
 
 GONE = ("Connection closed by peer", "Connection reset by peer")
 """What is said to a process when another one of the same run is gone."""
+
+
+@contextmanager
+def disk_failures(folder: Path) -> Iterator[None]:
+    """Turns what the disk refuses into ``ProblemsError`` LS3950, naming the file or else ``folder``."""
+    try:
+        yield
+    except ConnectionError:  # a closed pipe, a hub: no disk
+        raise
+    except OSError as error:
+        if error.errno is None and not isinstance(error, FileNotFoundError):  # a picture that is none
+            raise
+        path, reason = error.filename or folder, error.strerror or str(error)
+        raise ProblemsError(Problem("LS3950", {"path": str(path), "reason": reason})) from error
 
 
 @contextmanager

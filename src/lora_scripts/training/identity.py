@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from lora_scripts.config.schema import RunConfig, flatten, foreign_keys, harmless_keys
+from lora_scripts.core.catalogue import say
 from lora_scripts.core.files import write_atomic
 from lora_scripts.core.paths import RunFolder
 from lora_scripts.core.problems import Problem, ProblemsError
@@ -21,50 +22,122 @@ PLACES = frozenset(
      "chat_template", "validation.data_dir", "loss_mask"}
 )  # fmt: skip
 """Keys that say where something is. What is there counts, through the fingerprints."""
+CUT = ("batch_size", "gradient_accumulation_steps")
+"""How a window is cut into micro-batches: their product, the window, is what counts."""
+WINDOW = " x ".join(CUT)
+UNSAID = frozenset({"resume"})
+DIGITS = 12
+"""Of a hash, where it is shown to a person."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """``config``: resolved values that shape what is learnt. ``base`` and ``data``: content fingerprints."""
+    """``config``: resolved values that shape what is learnt. ``base`` and ``data``: content fingerprints.
+    ``harmless``: values that may change when a run goes on, and are then said."""
 
     config: Mapping[str, Any]
     base: Mapping[str, Any]
     data: Mapping[str, Any]
+    harmless: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, config: RunConfig, base: Mapping[str, Any], data: Mapping[str, Any]) -> Identity:
-        left_out = harmless_keys() | PLACES | foreign_keys(config.task_type)
-        values = {key: value for key, value in flatten(config.model_dump()).items() if key not in left_out}
-        return cls(values, base, data)
+        values = flatten(config.model_dump(mode="json"))
+        own = {key: values[key] for key in values if key not in foreign_keys(config.task_type)}
+        free = harmless_keys() | PLACES | set(CUT)
+        counts = {key: value for key, value in own.items() if key not in free} | {WINDOW: config.window_size}
+        harmless = {key: value for key, value in own.items() if key in free - UNSAID}
+        return cls(counts, base, data, harmless)
 
     @property
     def digest(self) -> str:
-        text = json.dumps(
-            [dict(self.config), dict(self.base), dict(self.data)], sort_keys=True, ensure_ascii=False
-        )
+        """Of what counts: equal for two runs of which one may go on where the other stands."""
+        data = [self.data.get("kind"), self.data["sha256"]]
+        text = json.dumps([dict(self.config), dict(self.base), data], sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def write(self, folder: RunFolder) -> None:
+    def write(self, folder: RunFolder, cut: Mapping[str, Any] | None = None) -> None:
+        """``data.json``, then ``identity.json``. ``cut``: how the run's first attempt cut its windows, where
+        this one goes on with it: the windows of a run stay the same."""
         write_atomic(folder.data, _json(self.data))
-        write_atomic(
-            folder.identity, _json({"digest": self.digest, "config": self.config, "base": self.base})
-        )
+        record = {
+            "digest": self.digest,
+            "config": self.config,
+            "base": self.base,
+            "harmless": self.harmless,
+            "windows": cut or {key: self.harmless[key] for key in CUT if key in self.harmless},
+        }
+        write_atomic(folder.identity, _json(record))
 
-    def differences(self, folder: RunFolder) -> list[str]:
-        """One line for each thing in which the run in ``folder`` differs from this one."""
-        stored = json.loads(folder.identity.read_text(encoding="utf-8"))
-        lines = [
-            f"{key}: {stored['config'].get(key)} → {self.config.get(key)}"
-            for key in sorted(set(stored["config"]) | set(self.config))
-            if stored["config"].get(key) != self.config.get(key)
-        ]
-        if stored["base"] != json.loads(_json(self.base)):
-            lines.append("base_model")
-        before = json.loads(folder.data.read_text(encoding="utf-8"))
-        if before.get("kind") != self.data.get("kind"):
-            return [*lines, "task_type"]
+    def differences(self, stored: Record) -> list[str]:
+        """One line for each thing in which the run of ``stored`` is another one than this."""
+        if stored.config.get("task_type") != self.config.get("task_type"):
+            return _changes(stored.config, self.config, ["task_type"])
+        lines = _changes(stored.config, self.config)
+        contents = _changes(_weights(stored.base), _weights(self.base))
         compare: Any = text_differences if self.data.get("kind") == "text" else picture_differences
-        return lines + compare(before, self.data).lines()
+        if found := compare(stored.data, self.data):
+            contents += found.lines()
+        if contents:  # a place that changed may be why
+            contents += _changes(stored.harmless, self.harmless, sorted(PLACES - {"output_dir"}))
+        return lines + contents
+
+    def changed(self, stored: Record) -> list[str]:
+        """One line for each harmless difference."""
+        return _changes(stored.harmless, self.harmless) if stored.harmless else []
+
+
+@dataclass(frozen=True)
+class Record:
+    """What ``identity.json`` and ``data.json`` of a folder say."""
+
+    config: Mapping[str, Any]
+    base: Mapping[str, Any]
+    data: Mapping[str, Any]
+    harmless: Mapping[str, Any]
+    windows: Mapping[str, int]
+
+    @classmethod
+    def read(cls, folder: RunFolder) -> Record | None:
+        """None where a file is missing or is not what was written."""
+        try:
+            told = json.loads(folder.identity.read_text(encoding="utf-8"))
+            data = json.loads(folder.data.read_text(encoding="utf-8"))
+            return cls(
+                dict(told["config"]),
+                dict(told["base"]),
+                dict(data),
+                dict(told.get("harmless", {})),
+                dict(told.get("windows", {})),
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any], keys: Iterable[str] | None = None) -> list[str]:
+    among = sorted(set(old) | set(new)) if keys is None else keys
+    return [
+        f"{key}: {_shown(old.get(key))} → {_shown(new.get(key))}"
+        for key in among
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _shown(value: Any) -> str:
+    """A value as it would be written in the YAML."""
+    if value is None:
+        return say("run.unset")
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+
+
+def _weights(base: Mapping[str, Any]) -> dict[str, str]:
+    """The base and its components by key of the configuration, each as kind, size and the start of hashes."""
+    parts = {f"components.{name}": part for name, part in base.get("components", {}).items()}
+    parts["base_model"] = {name: value for name, value in base.items() if name != "components"}
+    return {
+        key: ", ".join(f"{name} {str(value)[:DIGITS]}" for name, value in sorted(part.items()))
+        for key, part in parts.items()
+    }
 
 
 def _json(value: Any) -> str:
@@ -76,23 +149,50 @@ def _json(value: Any) -> str:
 Start = Literal["fresh", "resume"]
 
 
-def claim(folder: RunFolder, identity: Identity, *, resume: str) -> Start:
+@dataclass(frozen=True)
+class Claim:
+    """What a run does in its folder. ``changed``: harmless differences from the attempt before.
+    ``windows``: how the first attempt cut its windows (keys of ``CUT``)."""
+
+    start: Start
+    changed: tuple[str, ...] = ()
+    windows: Mapping[str, int] = field(default_factory=dict)
+
+
+def claim(folder: RunFolder, identity: Identity, *, resume: str) -> Claim:
     """Decides what ``output_dir`` may be used for; called with its lock held.
 
     A run of the same identity that is not finished goes on. Raises ``ProblemsError``: LS5002 a finished run,
     LS5003 another identity (with all differences), LS5004 an unfinished one that may not be resumed.
     """
-    if not folder.identity.exists():
-        identity.write(folder)
-        return "fresh"
     path = str(folder.root)
     if is_finished(folder):
         raise ProblemsError(Problem("LS5002", {"path": path}))
-    if lines := identity.differences(folder):
+    stored = Record.read(folder)
+    lines = identity.differences(stored) if stored else _by_checkpoints(folder, identity)
+    if lines:
         raise ProblemsError(Problem("LS5003", {"path": path, "differences": "\n      ".join(lines)}))
+    if stored is None and not any(folder.checkpoints.glob("step-*")):
+        identity.write(folder)
+        return Claim("fresh")
     if resume == "never":
         raise ProblemsError(Problem("LS5004", {"path": path}))
-    return "resume"
+    changed = identity.changed(stored) if stored else []
+    windows = stored.windows if stored else {}
+    if stored is None or changed or not stored.harmless:
+        identity.write(folder, windows)
+    return Claim("resume", tuple(changed), windows)
+
+
+def _by_checkpoints(folder: RunFolder, identity: Identity) -> list[str]:
+    """Whose the folder is where its own papers are lost: every checkpoint names its run's digest."""
+    owners = set()
+    for path in folder.checkpoints.glob("step-*/manifest.json"):
+        try:
+            owners.add(json.loads(path.read_text(encoding="utf-8"))["identity"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # damaged: the store says so
+    return [say("run.difference.papers")] if owners and identity.digest not in owners else []
 
 
 def is_finished(folder: RunFolder) -> bool:

@@ -88,8 +88,9 @@ class Exports(Protocol):
 
 
 class PreviewMaker(Listener, Protocol):
-    def before(self) -> None:
-        """Shows what the base does before it has learnt anything."""
+    def before(self, step: int) -> None:
+        """Shows what the base does before it has learnt anything, or what an attempt that was stopped at
+        ``step`` had no time to show."""
         ...
 
 

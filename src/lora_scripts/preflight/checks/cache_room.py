@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,12 @@ from ...core.paths import cache_folder
 from ...core.problems import Location, Problem
 from ...data.sample import Sample
 from ...families._base import ImageDescription
-from ..machine import Machine
+from ..machine import Machine, free_disk
 
 PIECE = 75
 """Tokens of a caption that an encoder reads at once, beside its start and end."""
 MIB = 2**20
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,16 @@ def _bytes_of_number(machine: Machine, config: RunConfig) -> int:
         config.mixed_precision == "auto" and bool(machine.gpus)
     )
     return 2 if half else 4
+
+
+def not_written(folder: Path, error: OSError, needed: int) -> Problem:
+    """What is said of a cache that the disk refuses: LS3021 where it has no room for ``needed`` bytes more,
+    LS3952 for any other reason."""
+    where = Location(str(folder))
+    if error.errno not in FULL:
+        return Problem("LS3952", {"path": str(folder), "reason": error.strerror or str(error)}, where)
+    told = {"path": str(folder), "needed": needed // MIB + 1, "free": free_disk(folder) // MIB}
+    return Problem("LS3021", told, where)
 
 
 def check_room(room: CacheRoom) -> list[Problem]:

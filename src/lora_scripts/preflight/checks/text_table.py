@@ -28,6 +28,8 @@ from lora_scripts.data.text_sources import Texts, TextSource, open_texts
 from lora_scripts.data.token_table import DamagedTableError, TokenRow, TokenTable, write_table
 from lora_scripts.families._encode import DOCUMENT, Encoder
 
+from .cache_room import not_written
+
 HELD_OUT = 8
 """Bit of ``TokenRow.flags``: the row comes from the user's own validation data."""
 CODE = (
@@ -100,12 +102,17 @@ def build(
     if (kept := _kept(path, sources)) is not None:
         return kept
     writing = _Writing(config, encoder, sources, progress, verify)
-    folder.mkdir(parents=True, exist_ok=True)
     try:
         write_table(path, writing.rows(), writing.meta)
+        write_atomic(path.with_suffix(".npz"), writing.save_arrays)
     except _Wrong:
         raise ProblemsError(writing.problems) from None
-    write_atomic(path.with_suffix(".npz"), writing.save_arrays)
+    except OSError as error:
+        if (
+            error.filename is not None and folder not in Path(error.filename).parents
+        ):  # a source, not the cache
+            raise
+        raise ProblemsError(not_written(folder, error, 0)) from error
     built = _kept(path, sources)
     assert built is not None
     return built

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lora_scripts.core.events import Event, Previewed, StepDone, Validated
 
@@ -15,7 +17,10 @@ if TYPE_CHECKING:
 
 
 class TensorBoard:
-    """``purge_step`` makes TensorBoard forget what an interrupted attempt wrote beyond the checkpoint."""
+    """``purge_step`` makes TensorBoard forget what an interrupted attempt wrote beyond the checkpoint.
+
+    A disk that refuses a line ends TensorBoard's own thread and so its file: the next event opens another.
+    """
 
     def __init__(
         self,
@@ -27,15 +32,32 @@ class TensorBoard:
         every_steps: int,
         histogram_every_steps: int,
     ) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer = SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else None)
+        self.folder = folder
+        self.purge_step = start_step + 1 if start_step else None
+        self._writer: Any = None
         self.parameters = parameters
         self.root = root
         self.every_steps = every_steps
         self.histogram_every_steps = histogram_every_steps
 
+    @property
+    def writer(self) -> Any:
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            _hush_failed_writers()
+            self._writer = SummaryWriter(str(self.folder), purge_step=self.purge_step)
+            self.purge_step = None
+        return self._writer
+
     def __call__(self, event: Event, step: int) -> None:
+        try:
+            self._show(event, step)
+        except OSError:
+            self.close()
+            raise
+
+    def _show(self, event: Event, step: int) -> None:
         if isinstance(event, StepDone):
             if step % self.every_steps == 0:
                 self._scalars(event, step)
@@ -77,4 +99,22 @@ class TensorBoard:
             self.writer.add_image(f"preview/{index}", pixels, step, dataformats="HWC")
 
     def close(self) -> None:
-        self.writer.close()
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with suppress(OSError):
+                writer.close()
+
+
+def _hush_failed_writers() -> None:
+    """TensorBoard's thread hands its error over and then prints a traceback as well, which is left out."""
+    before = threading.excepthook
+    if getattr(before, "hushes", False):
+        return
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        of_tensorboard = type(arguments.thread).__module__.partition(".")[0] == "tensorboard"
+        if not (of_tensorboard and issubclass(arguments.exc_type, OSError)):
+            before(arguments)
+
+    hook.hushes = True  # type: ignore[attr-defined]
+    threading.excepthook = hook

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -33,6 +34,9 @@ from lora_scripts.data.text_files import printable
 
 PLAIN_SECONDS = 10.0
 SMOOTHING = 0.95
+TICK = 1e-6
+"""Seconds: what a coarse clock may call no time at all."""
+BANNER = 72
 ANSWER = 100
 """Characters of a preview's answer that are shown; the page has it whole."""
 
@@ -74,6 +78,9 @@ class ConsoleLines:
                 self.progress.start()
                 started = say("run.started", **event.model_dump(), unit=self.unit)
                 self.console.print(started, highlight=False, markup=False, soft_wrap=True)
+            case SaveFailed():
+                banner = _banner(event, step, self.console.width)
+                self.console.print(banner, highlight=False, markup=False, soft_wrap=True, style="bold red")
             case _:
                 if text := _line(event, step):
                     self.console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -83,7 +90,7 @@ class ConsoleLines:
             self.loss = (
                 event.loss if self.loss is None else SMOOTHING * self.loss + (1 - SMOOTHING) * event.loss
             )
-        speed = event.examples / event.seconds
+        speed = event.examples / max(event.seconds, TICK)
         self.rate = speed if self.rate is None else SMOOTHING * self.rate + (1 - SMOOTHING) * speed
         due = self.save_steps - step % self.save_steps
         facts = say(
@@ -126,6 +133,19 @@ class ConsoleLines:
         self.progress.stop()
 
 
+def _banner(event: SaveFailed, step: int, width: int) -> str:
+    """What must not be overlooked among a run's lines."""
+    told: dict[str, Any] = {
+        "bar": "!" * min(width, BANNER),
+        "step": step,
+        "reason": event.reason,
+        "free": event.free,
+    }
+    if event.retry_step is None:
+        return say("run.save_failed_last", **told)
+    return say("run.save_failed", **told, retry=event.retry_step)
+
+
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -141,10 +161,9 @@ def _line(event: Event, step: int) -> str | None:
             return "  ".join([say(key, step=step, loss=f"{event.loss:.5f}"), *metrics])
         case Saved():
             return say("run.saved", step=step, checkpoint=event.checkpoint, export=event.export or "-")
-        case SaveFailed():
-            return say("run.save_failed", step=step, reason=event.reason)
         case Resumed():
-            return say("run.resumed", checkpoint=event.checkpoint, step=step)
+            changed = [say("run.resumed_changed", change=change) for change in event.changed]
+            return "\n".join([say("run.resumed", checkpoint=event.checkpoint, step=step), *changed])
         case Previewed():
             answers = [f"  {printable(text, ANSWER)}" for text in event.texts]
             return "\n".join([say("run.previewed", step=step, count=len(event.files)), *answers])

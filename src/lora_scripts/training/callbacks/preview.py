@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_scripts.adapters.attach import set_training
 from lora_scripts.core.control import Control
 from lora_scripts.core.events import Emit, Event, Exported, Previewed, StepDone
+from lora_scripts.core.files import write_atomic
 from lora_scripts.core.paths import RunFolder
 from lora_scripts.toolbox.pictures import make_pictures
 from lora_scripts.toolbox.sheets import contact_sheet
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SHEET_SIDE = 256
+
+
+class _Left(Exception):  # noqa: N818 - a wish, not an error
+    """The run was asked to stop while pictures were being drawn."""
 
 
 class Previews:
@@ -30,45 +36,67 @@ class Previews:
         self.settings = session.config.preview
         self.every_steps = self.settings.every_steps or session.config.save_steps
 
-    def before(self) -> None:
-        """Pictures of the bare base say nothing about a style: the first ones come with the first save."""
+    def before(self, step: int) -> None:
+        """Draws what an attempt that was stopped at ``step`` left out. Pictures of the bare base say nothing
+        about a style: the first ones come with the first save."""
+        drawn = [self._file(step, index).exists() for index in range(len(self.settings.prompts))]
+        if step and self._due(step) and not all(drawn):
+            self.draw(step)
 
     def __call__(self, event: Event, step: int) -> None:
         if isinstance(event, StepDone):
-            last = step == self.session.job.total_steps
-            if self.control.take("preview") or step % self.every_steps == 0 or last:
+            asked = self.control.take("preview")
+            if (asked or self._due(step)) and not self.control.stopping:
                 self.draw(step)
         elif isinstance(event, Exported):
             self.sheet()
 
+    def _due(self, step: int) -> bool:
+        return step % self.every_steps == 0 or step == self.session.job.total_steps
+
+    def _file(self, step: int, index: int) -> Path:
+        return self.folder.previews / f"step-{step:06d}" / f"{index:02d}.png"
+
     def draw(self, step: int) -> None:
-        """The pictures of all prompts as the model is now. The training state is not touched."""
+        """The pictures of all prompts as the model is now. The training state is not touched. One that is
+        being drawn is finished when the run is asked to stop; the rest is for the next attempt."""
+        try:
+            pictures = self._pictures()
+        except _Left:
+            return
+        files = []
+        for index, picture in enumerate(pictures):
+            path = self._file(step, index)
+            write_atomic(path, partial(picture.save, format="PNG"))
+            files.append(path.relative_to(self.folder.root).as_posix())
+        self.emit(Previewed(files=files))
+
+    def _pictures(self) -> list[Image]:
         import torch
 
         session, settings = self.session, self.settings
-        set_training(session.model, session.adapter, False)
         side = session.config.side
-        with torch.no_grad(), session.lend(), session.job.precision.autocast():
-            pictures = make_pictures(
-                session.model,
-                settings.prompts,
-                negative_prompt=settings.negative_prompt,
-                encoded=session.extra,
-                seed=settings.seed,
-                steps=settings.steps,
-                guidance_scale=None if settings.guidance_scale == "auto" else settings.guidance_scale,
-                width=settings.width or side,
-                height=settings.height or side,
-            )
-        set_training(session.model, session.adapter, True)
-        folder = self.folder.previews / f"step-{step:06d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        files = []
-        for index, picture in enumerate(pictures):
-            path = folder / f"{index:02d}.png"
-            picture.save(path)
-            files.append(path.relative_to(self.folder.root).as_posix())
-        self.emit(Previewed(files=files))
+        set_training(session.model, session.adapter, False)
+        try:
+            with torch.no_grad(), session.lend(), session.job.precision.autocast():
+                return make_pictures(
+                    session.model,
+                    settings.prompts,
+                    negative_prompt=settings.negative_prompt,
+                    encoded=session.extra,
+                    seed=settings.seed,
+                    steps=settings.steps,
+                    guidance_scale=None if settings.guidance_scale == "auto" else settings.guidance_scale,
+                    width=settings.width or side,
+                    height=settings.height or side,
+                    progress=self._heed,
+                )
+        finally:
+            set_training(session.model, session.adapter, True)
+
+    def _heed(self, number: int, total: int) -> None:
+        if self.control.stopping:
+            raise _Left
 
     def sheet(self) -> None:
         """``previews/sheet.png``: a row for each prompt, a column for each step."""
@@ -79,9 +107,8 @@ class Previews:
             files = [folder / f"{index:02d}.png" for folder in folders]
             rows.append([_small(path) for path in files if path.exists()])
         if rows and columns:
-            contact_sheet(rows, columns=columns, rows=self.settings.prompts).save(
-                self.folder.previews / "sheet.png"
-            )
+            sheet = contact_sheet(rows, columns=columns, rows=self.settings.prompts)
+            write_atomic(self.folder.previews / "sheet.png", partial(sheet.save, format="PNG"))
 
     def close(self) -> None:
         pass

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
-from pathlib import Path
 
+from lora_scripts.core.catalogue import render
 from lora_scripts.core.control import Control
-from lora_scripts.core.events import Emit, Event, Saved, SaveFailed, StepDone
+from lora_scripts.core.events import Emit, Event, Noted, Saved, SaveFailed, StepDone
 from lora_scripts.core.paths import RunFolder
 from lora_scripts.core.problems import Problem, ProblemsError
+from lora_scripts.preflight.machine import free_disk
 from lora_scripts.training.checkpoint import CheckpointStore, Snapshot
 from lora_scripts.training.state import TrainingState
 from lora_scripts.training.task import Exports
 
+RETRIES = 10
+"""A save that failed is tried again so many times before the next one would have been due."""
+
 
 class Saving:
-    """Saves every so many steps, at the end and on request. A full disk is told and does not end the run."""
+    """Saves every so many steps, at the end and on request. A disk that refuses is told and does not end the
+    run. ``remake`` puts up the run's folder again where it has vanished."""
 
     def __init__(
         self,
@@ -32,6 +36,7 @@ class Saving:
         every_steps: int,
         total_steps: int,
         keep_exports: int | None,
+        remake: Callable[[], None],
     ) -> None:
         self.store = store
         self.snapshot = snapshot
@@ -43,12 +48,16 @@ class Saving:
         self.every_steps = every_steps
         self.total_steps = total_steps
         self.keep_exports = keep_exports
+        self.remake = remake
+        self.resumed_from = state.step
         self.saved_step: int | None = None
+        self.retry_step: int | None = None
+        self.refusal = ""
 
     def __call__(self, event: Event, step: int) -> None:
         if not isinstance(event, StepDone):
             return
-        due = step % self.every_steps == 0 or step == self.total_steps
+        due = step % self.every_steps == 0 or step in (self.total_steps, self.retry_step)
         if self.control.take("save") or due:
             self.save(step)
 
@@ -58,40 +67,59 @@ class Saving:
             return
         started = time.perf_counter()
         try:
-            path = self.store.path(step)
-            if self.store.damage(step) is not None:
-                pinned = {self.state.best_step} if self.state.best_step is not None else set()
-                self.store.save(self.snapshot(), pinned=pinned)
-            elif self.exports.has(step):
-                self.saved_step = step
-                return
-            export = self._export(step)
+            if not self.folder.identity.exists():
+                self.remake()
+                problem = Problem("LS5021", {"path": str(self.folder.root), "step": step}, severity="warning")
+                self.emit(Noted(code=problem.code, text=render(problem)))
+            written = self._write(step)
         except OSError as error:
-            self.emit(SaveFailed(reason=f"{error.strerror or error}"))
+            self._refused(step, error)
             return
-        self.saved_step = step
-        self.emit(
-            Saved(
-                checkpoint=path.relative_to(self.folder.root).as_posix(),
-                export=export.name,
-                seconds=time.perf_counter() - started,
-            )
-        )
+        self.saved_step, self.retry_step = step, None
+        if written is not None:
+            name = self.store.path(step).relative_to(self.folder.root).as_posix()
+            self.emit(Saved(checkpoint=name, export=written, seconds=time.perf_counter() - started))
 
-    def _export(self, step: int) -> Path:
-        path = self.exports.write(step)
+    def _write(self, step: int) -> str | None:
+        """The export's name, or None where checkpoint and export were there."""
+        export = None
+        if self.store.damage(step) is not None:
+            self.store.save(self.snapshot(), pinned=self._pinned())
+            export = self.exports.write(step).name
+        elif not self.exports.has(step):
+            export = self.exports.write(step).name
+        # even where nothing was written: a process may have been killed between an export and this
         if self.state.best_step == step:
             self.exports.keep_best(step)
         if self.keep_exports is not None:
             self.exports.prune(self.keep_exports)
-        return path
+        return export
+
+    def _pinned(self) -> set[int]:
+        """What is kept whatever its age: the best one, and the one that this attempt went on from."""
+        return {self.resumed_from, self.state.best_step or 0} - {0}
+
+    def _refused(self, step: int, error: OSError) -> None:
+        self.refusal = error.strerror or str(error)
+        retry = None
+        if step < self.total_steps and not self.control.leaving:
+            due = step - step % self.every_steps + self.every_steps
+            retry = min(step + max(1, self.every_steps // RETRIES), due, self.total_steps)
+        self.retry_step = retry
+        self.emit(SaveFailed(reason=self.refusal, free=self._free(), retry_step=retry))
+
+    def _free(self) -> int:
+        try:
+            return free_disk(self.folder.root) // 2**20
+        except OSError:  # a disk that is gone
+            return 0
 
     def require(self, step: int) -> None:
-        """Saves, and raises ``ProblemsError`` (LS5006) where the disk refuses: the process is leaving."""
+        """Saves, and raises ``ProblemsError`` (LS3951) where the disk refuses: the process is leaving."""
         self.save(step)
         if self.saved_step != step:
-            free = shutil.disk_usage(self.folder.root).free / 2**20
-            raise ProblemsError(Problem("LS5006", {"path": str(self.folder.root), "free": f"{free:.0f}"}))
+            told = {"path": str(self.folder.root), "free": self._free(), "reason": self.refusal}
+            raise ProblemsError(Problem("LS3951", told))
 
     def close(self) -> None:
         pass

@@ -35,15 +35,23 @@ class Sentences:
         self.every_steps = self.settings.every_steps or session.config.save_steps
         self.thinking = rows_may_think(session.dataset, session.model.tokenizer)
 
-    def before(self) -> None:
-        """The bare base's answers, which all later ones are read against."""
-        self.ask(0)
+    def before(self, step: int) -> None:
+        """The bare base's answers, which all later ones are read against; of an attempt that was stopped at
+        ``step``, those that it left out."""
+        if not step or (self._due(step) and not self._file(step).exists()):
+            self.ask(step)
 
     def __call__(self, event: Event, step: int) -> None:
         if isinstance(event, StepDone):
-            last = step == self.session.job.total_steps
-            if self.control.take("preview") or step % self.every_steps == 0 or last:
+            asked = self.control.take("preview")
+            if (asked or self._due(step)) and not self.control.stopping:
                 self.ask(step)
+
+    def _due(self, step: int) -> bool:
+        return step % self.every_steps == 0 or step == self.session.job.total_steps
+
+    def _file(self, step: int) -> Path:
+        return self.folder.previews / f"step-{step:06d}.json"
 
     def ask(self, step: int) -> None:
         """Answers to all prompts by the model as it is now. The training state is not touched."""
@@ -61,7 +69,7 @@ class Sentences:
                 thinking=self.thinking,
             )
         set_training(model, session.adapter, True)
-        path = self.folder.previews / f"step-{step:06d}.json"
+        path = self._file(step)
         asked = {
             "step": step,
             "system": session.config.system,

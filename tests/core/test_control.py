@@ -1,4 +1,4 @@
-"""One process per folder, and requests through files and signals."""
+"""Requests through files and signals."""
 
 import os
 import signal
@@ -9,43 +9,6 @@ import time
 import pytest
 
 from lora_scripts.core.control import Control
-from lora_scripts.core.lock import RunLock
-from lora_scripts.core.paths import RunFolder
-from lora_scripts.core.problems import ProblemsError
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from lora_scripts.core.lock import RunLock
-from lora_scripts.core.paths import RunFolder
-with RunLock(RunFolder(Path(sys.argv[1]), "x")):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_a_second_process_is_refused_and_a_killed_one_frees_the_folder(tmp_path):
-    folder = RunFolder(tmp_path / "run", "x")
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder.root)], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert holder.stdout.readline().strip() == "held"
-        with pytest.raises(ProblemsError) as caught, RunLock(folder):
-            pass
-        problem = caught.value.problems[0]
-        assert (problem.code, problem.params["pid"]) == ("LS5001", holder.pid)
-        for _ in range(100):
-            if folder.heartbeat.exists():
-                break
-            time.sleep(0.05)
-        assert folder.heartbeat.exists()
-    finally:
-        holder.kill()
-        holder.wait()
-    with RunLock(folder):
-        pass
-    assert not folder.lock.exists()
 
 
 def test_control_files_are_taken_once_and_old_ones_removed(tmp_path):
@@ -88,3 +51,25 @@ def test_a_signal_asks_to_stop(number, code):
     finally:
         for n, handler in before.items():
             signal.signal(n, handler)
+
+
+def test_a_request_that_cannot_be_deleted_is_heeded_once(tmp_path, monkeypatch):
+    """On a disk that has turned read-only its file stays."""
+    control = Control(tmp_path)
+    (tmp_path / "save").touch()
+
+    def refuse(self, missing_ok=False):
+        raise OSError(30, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tmp_path), "unlink", refuse)
+        taken = []
+        for _ in range(3):
+            control.poll()
+            taken.append(control.take("save"))
+    assert taken == [True, False, False]
+    (tmp_path / "save").unlink()
+    control.poll()
+    (tmp_path / "save").touch()
+    control.poll()
+    assert control.take("save")

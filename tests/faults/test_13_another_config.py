@@ -1,0 +1,169 @@
+"""Fault 13, a checkpoint of another config: refused with every field that differs and both its values; what
+does not shape the result passes and is said."""
+
+import json
+import shutil
+from typing import Any, get_args
+
+import pytest
+
+from lora_scripts.config.schema import RunConfig, flatten, foreign_keys, harmless_keys, section_of
+from lora_scripts.core.paths import RunFolder
+from lora_scripts.training.identity import CUT, PLACES, UNSAID, WINDOW, Identity, Record
+from tests.faults.conftest import whole_checkpoints
+
+BASE = {"kind": "folder", "bytes": 10, "sha256": "ab" * 32}
+DATA = {
+    "image-generation": {"sha256": "1", "train": {}, "validation": {}},
+    "text-generation": {"kind": "text", "sha256": "1", "train": 4, "validation": 0, "files": {}, "rows": {}},
+}
+DATA["text-generation"]["rows"] = {"train": "x", "validation": "y"}
+GUESSES = (
+    True, False, 0, 1, 2, 3, 7, 8, 64, 75, 150, 0.05, 0.25, 0.5, 1.5, 2.0, "other", "./other", "auto", "gray",
+    ["x"], ["wandb"], {"x": 1}, {"x": "y"}, [64, 128], [{"path": "./other"}],
+)  # fmt: skip
+"""Values of which some fit any field."""
+ENOUGH = 2
+
+
+def fields(model: Any = RunConfig, prefix: str = "") -> dict[str, Any]:
+    """Dotted name -> annotation of every key that ``flatten`` gives."""
+    found = {}
+    for name, field in model.model_fields.items():
+        section = section_of(field.annotation)
+        if section is not None and name != "datasets":
+            found |= fields(section, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = field.annotation
+    return found
+
+
+def literals(annotation: Any) -> list[Any]:
+    inner = get_args(annotation)
+    return [value for part in inner for value in ([part] if not get_args(part) else literals(part))]
+
+
+def config(task: str, **changes: Any) -> RunConfig:
+    fixed = {"task_type": task, "train_data_dir": "./pics", "base_model": "./base", "output_dir": "./out"}
+    return RunConfig.model_validate(fixed | changes)
+
+
+def others(task: str, key: str, annotation: Any) -> list[RunConfig]:
+    """Some valid configs that differ from the plain one in ``key`` alone."""
+    section, _, name = key.rpartition(".")
+    plain = flatten(config(task).model_dump(mode="json"))
+    found: list[RunConfig] = []
+    for value in (*literals(annotation), *GUESSES):
+        try:
+            other = config(task, **({section: {name: value}} if section else {name: value}))
+        except (ValueError, TypeError):
+            continue
+        flat = flatten(other.model_dump(mode="json"))
+        if {each for each in flat if flat[each] != plain[each]} == {key}:
+            found.append(other)
+        if len(found) == ENOUGH:
+            break
+    return found
+
+
+@pytest.mark.parametrize("task", DATA)
+def test_every_field_of_the_schema_is_refused_by_name_or_passes_and_is_said(task, tmp_path):
+    before = Identity.of(config(task), BASE, DATA[task])
+    folder = RunFolder(tmp_path, "x")
+    before.write(folder)
+    stored = Record.read(folder)
+    refused = passed = 0
+    for key, annotation in fields().items():
+        if key == "task_type":
+            continue
+        changed = others(task, key, annotation)
+        assert changed, f"no other value was found for {key}"
+        for other in changed:
+            now = Identity.of(other, BASE, DATA[task])
+            old, new = (json.dumps(flatten(c.model_dump(mode="json"))[key]) for c in (config(task), other))
+            lines, said = now.differences(stored), now.changed(stored)
+            if key in foreign_keys(task):
+                assert (lines, said, now.digest) == ([], [], before.digest), f"{key} means nothing here"
+            elif key in harmless_keys() | PLACES:
+                assert lines == [], key
+                assert now.digest == before.digest, f"checkpoints of before are its own: {key}"
+                assert key in UNSAID or [line.partition(": ")[0] for line in said] == [key]
+                passed += 1
+            else:
+                name = WINDOW if key in CUT else key
+                assert now.digest != before.digest, key
+                assert [line.partition(": ")[0] for line in lines] == [name]
+                if key not in CUT:
+                    told = lines[0].partition(": ")[2]
+                    shown = [x.strip('"') if x != "null" else "(not set)" for x in (old, new)]
+                    assert told.replace('"', "") == " → ".join(shown).replace('"', "")
+                refused += 1
+    assert refused > 30
+    assert passed > 30
+
+
+def test_the_two_tasks_are_told_apart_in_one_line(tmp_path):
+    folder = RunFolder(tmp_path, "x")
+    Identity.of(config("image-generation"), BASE, DATA["image-generation"]).write(folder)
+    now = Identity.of(config("text-generation"), BASE, DATA["text-generation"])
+    assert now.differences(Record.read(folder)) == ["task_type: image-generation → text-generation"]
+
+
+def test_other_weights_are_told_with_both_contents(tmp_path):
+    folder = RunFolder(tmp_path, "x")
+    Identity.of(config("image-generation"), BASE, DATA["image-generation"]).write(folder)
+    other = BASE | {"sha256": "cd" * 32, "components": {"vae": {"kind": "file", "sha256": "ef" * 32}}}
+    moved = config("image-generation", base_model="./moved")
+    lines = Identity.of(moved, other, DATA["image-generation"]).differences(Record.read(folder))
+    assert lines == [
+        "base_model: bytes 10, kind folder, sha256 abababababab → bytes 10, kind folder, sha256 cdcdcdcdcdcd",
+        "components.vae: (not set) → kind file, sha256 efefefefefef",
+        "base_model: ./base → ./moved",
+    ]
+
+
+def test_a_run_says_what_differs_and_what_may(any_desk, at_step):
+    desk = any_desk
+    run = desk.root / "output/run"
+    plain = dict(output_dir=str(run), max_steps=6, save_steps=2, logging={"tensorboard": False})
+    at_step({2: (run / "control/stop").touch})
+    stopped = desk.train(desk.config(**plain, lr_scheduler="cosine"))
+    assert stopped.code == 0, stopped.text
+    at_step({})
+    changes = {"lora_rank": 8, "ema_decay": 0.9, "lr_scheduler": "linear"}
+    refused = desk.train(desk.config(**plain | changes))
+    assert refused.code == 2
+    for line in ("lora_rank: 4 → 8", "ema_decay: (not set) → 0.9", "lr_scheduler: cosine → linear"):
+        assert line in refused.err
+    assert "--overwrite" in refused.err
+    moved = run.rename(desk.root / "output/moved")
+    may = {"output_dir": str(moved), "max_steps": 4, "save_steps": 4, "lr_scheduler": "cosine"}
+    again = desk.train(desk.config(**plain | may))
+    assert again.code == 0, again.text
+    for line in ("max_steps: 6 → 4", "save_steps: 2 → 4", f"output_dir: {run} → {moved}"):
+        assert f"changed since, without effect on what is learnt: {line}" in again.out
+    assert "the run is now 4 steps long" in again.out
+    told = [json.loads(line) for line in (moved / "events.jsonl").read_text(encoding="utf-8").splitlines()]
+    (resumed,) = [event["data"] for event in told if event["type"] == "resumed"]
+    assert "max_steps: 6 → 4" in resumed["changed"]
+
+
+def test_lost_papers_are_made_good_by_the_checkpoints(make_text_desk, at_step):
+    desk = make_text_desk()
+    run = desk.root / "output/run"
+    plain = dict(output_dir=str(run), max_steps=6, save_steps=2, logging={"tensorboard": False})
+    at_step({4: (run / "control/stop").touch})
+    assert desk.train(desk.config(**plain)).code == 0
+    at_step({})
+    for damage in (lambda path: path.unlink(), lambda path: path.write_bytes(b'{"half'), lambda path: None):
+        damage(run / "identity.json")
+        damage(run / "data.json")
+        refused = desk.train(desk.config(**plain | {"lora_rank": 8}))
+        assert refused.code == 2, refused.text
+        assert "LS5003" in refused.err
+        assert whole_checkpoints(run) == [2, 4, 5]
+        shutil.copytree(run, desk.root / "output/copy", dirs_exist_ok=True)
+        again = desk.train(desk.config(**plain | {"output_dir": str(desk.root / "output/copy")}))
+        assert again.code == 0, again.text
+        assert "going on from step-000005" in again.out
+        shutil.rmtree(desk.root / "output/copy")
