@@ -85,7 +85,7 @@ def test_a_folder_that_is_deleted_is_made_anew(make_text_desk, at_step):
     done = desk.train(config)
     assert done.code == 0, done.text
     assert "Traceback" not in done.text
-    assert "LS5021" in done.out
+    assert "LS5031" in done.out
     assert whole_checkpoints(run)[0] == 4
     at_step({})
     again = desk.train(config)
@@ -100,5 +100,5 @@ def test_a_disk_that_is_pulled_out_takes_only_what_was_on_it(make_text_desk, dis
     done = desk.train(desk.config(output_dir=str(run), **options(desk)))
     assert done.code == 0, done.text
     assert "Traceback" not in done.text
-    assert "LS5021" in done.out
+    assert "LS5031" in done.out
     assert whole_checkpoints(run) == [4, 6, 8]

@@ -79,7 +79,7 @@ def test_another_hosts_lock_is_taken_over_aloud_when_its_heart_has_stopped(folde
     with RunLock(folder) as lock:
         assert time.monotonic() - began >= 2 * locking.HEARTBEAT_SECONDS, "its heartbeat was watched"
         problem = lock.left_behind
-    assert (problem.code, problem.severity) == ("LS5020", "warning")
+    assert (problem.code, problem.severity) == ("LS5030", "warning")
     assert (problem.params["pid"], problem.params["host"]) == (77, "elsewhere")
 
 
@@ -113,4 +113,4 @@ def test_a_run_says_whose_lock_it_took(make_text_desk, monkeypatch):
     left(folder, host="elsewhere", pid=77)
     done = desk.train(desk.config(output_dir="output/run", max_steps=1, logging={"tensorboard": False}))
     assert done.code == 0, done.text
-    assert "LS5020 Warning: 'output/run' was in use by process 77 on elsewhere" in done.out
+    assert "LS5030 Warning: 'output/run' was in use by process 77 on elsewhere" in done.out

@@ -29,7 +29,7 @@ class RunLock:
 
     Raises ``ProblemsError`` (LS5001, naming process and host) where another process holds it. On a shared
     disk whose locks do not reach from host to host, the other one's heartbeat is waited for; a lock without
-    one is taken over, and ``left_behind`` says so (LS5020).
+    one is taken over, and ``left_behind`` says so (LS5030).
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -84,7 +84,7 @@ class RunLock:
         elif self._beats():
             raise ProblemsError(self._in_use(owner))
         else:
-            self.left_behind = Problem("LS5020", self._told(owner), severity="warning")
+            self.left_behind = Problem("LS5030", self._told(owner), severity="warning")
 
     def _beats(self) -> bool:
         """Whether somebody touches the heartbeat. Its times are the other host's: only a change counts."""

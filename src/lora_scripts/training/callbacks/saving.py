@@ -69,7 +69,7 @@ class Saving:
         try:
             if not self.folder.identity.exists():
                 self.remake()
-                problem = Problem("LS5021", {"path": str(self.folder.root), "step": step}, severity="warning")
+                problem = Problem("LS5031", {"path": str(self.folder.root), "step": step}, severity="warning")
                 self.emit(Noted(code=problem.code, text=render(problem)))
             written = self._write(step)
         except OSError as error:
