@@ -4,6 +4,7 @@ soon as it lies there, on the small base that ``tests/bases/<family>.py`` writes
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -43,9 +44,9 @@ def base(request, tmp_path_factory) -> Path:
     return written(request.param, "folder", tmp_path_factory.mktemp("base"))
 
 
-def load(base: Path) -> Any:
+def load(base: Path, **options: Any) -> Any:
     source = resolve(str(base))
-    return find("auto", source).load(source)
+    return find("auto", source).load(source, **options)
 
 
 def samples(model: Any, place: Path) -> list[Sample]:
@@ -67,9 +68,9 @@ def batch_of(model: Any, place: Path, draws: list[Draw], trained: tuple[str, ...
     return model.family.collate(model, items, draws)
 
 
-def awake(model: Any, rank: int = 4, **options: Any) -> Any:
+def awake(model: Any, rank: int = 4, conv_rank: int | None = None, **options: Any) -> Any:
     """An adapter with an effect."""
-    adapter = attach(model, AdapterSpec(rank, 2.0), seed=1, **options)
+    adapter = attach(model, AdapterSpec(rank, 2.0, conv_rank=conv_rank), seed=1, **options)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for name, parameter in adapter.parameters.items():
@@ -82,6 +83,17 @@ def encoders(model: Any) -> tuple[str, ...]:
     """The text encoders that can be trained."""
     sheet = model.family.sheet
     return sheet.text_encoders if sheet.supports.get("text_encoder_training") is True else ()
+
+
+@pytest.mark.parametrize("name", family_names())
+def test_every_family_has_a_small_base(name):
+    """Without one, nothing below would say anything about it."""
+    found = importlib.util.find_spec(f"tests.bases.{name}")
+    assert found is not None, (
+        f"families/{name}.py has no small base: write tests/bases/{name}.py with folder(path), which makes a "
+        "small random base of the family's real classes there"
+    )
+    assert callable(importlib.import_module(f"tests.bases.{name}").folder)
 
 
 def test_stages_give_the_same_again_and_tell_contents_apart(base, tmp_path):
@@ -202,14 +214,53 @@ def test_a_single_file_is_the_folder_in_other_words(name, tmp_path):
     torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
 
 
+PACKED = {"4bit": "Linear4bit", "8bit": "Linear8bitLt"}
+
+
+@pytest.mark.parametrize("bits", PACKED)
+def test_a_base_in_few_bits_is_trained_on_and_read_back(base, bits, tmp_path):
+    model, full = load(base, quantization=bits), load(base)
+    for name, module in model.modules.items():
+        packed = {type(part).__name__ for part in module.modules()} & set(PACKED.values())
+        assert packed == (set() if name == "vae" else {PACKED[bits]}), name
+    wanted = {name: load(base, quantization=bits).component_hash(name) for name in model.modules}
+    assert {name: model.component_hash(name) for name in model.modules} == wanted, "not the same bits again"
+    assert wanted["vae"] == full.component_hash("vae")
+    batch = batch_of(full, tmp_path / "pics", [Draw(3)])
+    adapter = awake(model, conv_rank=4 if model.family.sheet.convolutions else None)
+    Denoising(model.family, model).sums(batch)["denoising"].backward()
+    assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in adapter.parameters.values())
+    with torch.no_grad(), disabled(adapter):
+        near, exact = (each.family.predict(each, batch) for each in (model, full))
+    assert 0 < float((near - exact).norm() / exact.norm()) < 0.3
+    path = tmp_path / "x.safetensors"
+    done = export_lora(path, model, adapter, ExportFacts("x", {}), dtype=torch.float32)
+    proof = read_back(path, model, adapter)
+    assert sum(proof.layers.values()) == done.layers
+    assert proof.weights < 1e-5
+    assert proof.relative < 1e-3
+    model.hashes.clear()
+    assert {name: model.component_hash(name) for name in model.modules} == wanted, "the base has changed"
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_single_file_is_packed_as_the_folder_is(name, tmp_path):
+    models = [load(written(name, form, tmp_path), quantization="4bit") for form in ("folder", "single")]
+    adapted = [part for part, told in models[0].family.sheet.components.items() if told.kohya]
+    for part in adapted:
+        assert models[0].component_hash(part) == models[1].component_hash(part)
+
+
 @pytest.mark.slow
-def test_a_run_that_was_cut_ends_with_the_same_bytes(base, tmp_path):
+@pytest.mark.parametrize("bits", ["none", "4bit"])
+def test_a_run_that_was_cut_ends_with_the_same_bytes(base, bits, tmp_path):
     write_csv(tmp_path / "pics" / "metadata.csv", draw_pictures(tmp_path / "pics", 8))
     desk = Desk(tmp_path, base)
     side = 2 * max(8, find("auto", resolve(str(base))).describe(resolve(str(base))).size_multiple)
     options = {
         "max_steps": 4, "save_steps": 2, "resolution": side, "batch_size": 2, "lora_dropout": 0.1,
-        "output_name": "same", "logging": {"tensorboard": False}, "validation": {"split": 0},
+        "output_name": "same", "quantization": bits, "logging": {"tensorboard": False},
+        "validation": {"split": 0},
     }  # fmt: skip
     done = desk.train(desk.config(output_dir="output/straight", **options))
     assert done.code == 0, done.text

@@ -18,6 +18,8 @@ from diffusers.training_utils import compute_density_for_timestep_sampling, comp
 from safetensors.torch import load_file, save_file
 
 from lora_scripts.core.problems import ProblemsError
+from lora_scripts.export.facts import ExportFacts
+from lora_scripts.export.metadata import spec_metadata
 from lora_scripts.families import _flow, flux, sd3
 from lora_scripts.families._base import Draw
 from lora_scripts.families._flow import FlowRule
@@ -281,6 +283,15 @@ def test_a_transformer_alone_takes_the_rest_from_elsewhere(name, tmp_path):
     with torch.no_grad():
         exact = reference.family.predict(reference, batch)
         torch.testing.assert_close(model.family.predict(model, batch), exact, rtol=1e-5, atol=1e-6)
+    renamed = tmp_path / "renamed.safetensors"  # under Diffusers' names, without the configuration beside it
+    save_file({n: t.contiguous() for n, t in modules["transformer"].state_dict().items()}, str(renamed))
+    assert find("auto", resolve(str(renamed))).sheet.name == name
+    other = load(renamed, components=rest)
+    known = base.original_transformer(other.predictor.state_dict())
+    assert known.keys() == state.keys()
+    assert all(torch.equal(known[key], state[key]) for key in state)
+    with torch.no_grad():
+        torch.testing.assert_close(other.family.predict(other, batch), exact, rtol=1e-5, atol=1e-6)
     eight = {
         n: t.to(torch.float8_e4m3fn) if n.endswith("weight") and t.ndim == 2 else t for n, t in state.items()
     }
@@ -344,6 +355,12 @@ def test_schnell_is_told_no_scale_and_does_not_shift(tmp_path):
     model = load(path)
     assert model.description.guided is False
     assert model.family.published(model.scheduler_config).shift == 1.0
+    told = {
+        guided: spec_metadata(model_of, ExportFacts("x", {}), "")
+        for guided, model_of in ((False, model), (True, load(small_flux.folder(tmp_path / "dev"))))
+    }
+    assert told[False]["modelspec.architecture"] == "flux-1-schnell/lora"
+    assert told[True]["modelspec.architecture"] == "flux-1-dev/lora"
     assert torch.isfinite(
         model.family.predict(model, model.family.collate(model, [item(model, "a")], [Draw(1)]))
     ).all()

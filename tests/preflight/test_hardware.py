@@ -111,7 +111,17 @@ MISMATCHES = {
     "bitsandbytes is missing": (
         replace(GOOD, packages=without("bitsandbytes")),
         {"optimizer": "adamw8bit"},
-        "LS3010 optimizer adamw8bit needs bitsandbytes",
+        "LS3010 optimizer: adamw8bit needs bitsandbytes",
+    ),
+    "a base in few bits without bitsandbytes": (
+        replace(GOOD, packages=without("bitsandbytes")),
+        {"quantization": "4bit"},
+        "LS3010 quantization: 4bit needs bitsandbytes",
+    ),
+    "a base in few bits without kernels": (
+        replace(GOOD, bitsandbytes=frozenset({"cpu", "cuda126"})),
+        {"quantization": "8bit"},
+        f"LS3012 bitsandbytes {requirements()['bitsandbytes']} brings no kernels for CUDA 13.0",
     ),
     "bitsandbytes without kernels for this CUDA": (
         replace(GOOD, bitsandbytes=frozenset({"cpu", "cuda126"})),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from lora_scripts.core.catalogue import say
+
+Quantization = Literal["none", "4bit", "8bit"]
 
 
 def generate(
@@ -24,6 +26,9 @@ def generate(
     width: Annotated[int | None, typer.Option("--width", min=8, help=say("generate.size"))] = None,
     height: Annotated[int | None, typer.Option("--height", min=8, help=say("generate.size"))] = None,
     strengths: Annotated[str | None, typer.Option("--strengths", help=say("generate.strengths"))] = None,
+    quantization: Annotated[
+        Quantization | None, typer.Option("--quantization", help=say("generate.quantization"))
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help=say("generate.output"))] = Path(
         "output/pictures"
     ),
@@ -42,6 +47,7 @@ def generate(
         width=width,
         height=height,
         strengths=strengths,
+        quantization=quantization,
         output=output.expanduser(),
     )
     files = draw(

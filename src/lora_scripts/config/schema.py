@@ -176,7 +176,7 @@ class RunConfig(Section):
     base_model: PathText
     family: str = "auto"
     components: dict[str, PathText] = pictures({})
-    quantization: Literal["none", "4bit", "8bit"] = texts("none")
+    quantization: Literal["none", "4bit", "8bit"] = "none"
     prediction_type: Literal["auto", "epsilon", "v_prediction", "flow"] = pictures("auto")
     timestep_sampling: Annotated[
         Literal["auto", "uniform", "logit_normal", "mode"] | None, BeforeValidator(_unset)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_scripts.adapters.attach import Adapter
+from lora_scripts.adapters.inject import QUANTISED
 from lora_scripts.core.problems import Location, Problem, ProblemsError
 from lora_scripts.families._base import Model
 from lora_scripts.families._components import shared_copy
@@ -14,7 +15,8 @@ from lora_scripts.families._components import shared_copy
 from .readback import Readback, as_written, compared
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import torch
+    from torch import Tensor, nn
 
 
 def decomposed(weight: Tensor, up: Tensor, down: Tensor, scale: float, lengths: Tensor) -> Tensor:
@@ -42,12 +44,12 @@ def read_back_dora(path: Path, model: Model, adapter: Adapter) -> Readback:
     if found != set(names):
         params = {"path": str(path), "found": len(found), "expected": len(names)}
         raise ProblemsError(Problem("LS4031", params, Location(str(path))))
-    parts = {n: p for n, p in family.sheet.components.items() if p.kohya and n in model.modules}
-    copies = {name: shared_copy(part, model.modules[name]) for name, part in parts.items()}
+    parts = [name for name, part in family.sheet.components.items() if part.kohya and name in model.modules]
+    copies = {name: shared_copy(model.modules[name]) for name in parts}
     family.tune(copies[family.sheet.predictor], model.device, model.dtype)
     worst, written = 0.0, next(t.dtype for name, t in tensors.items() if name.endswith(".lora_up.weight"))
     for name, (component, module) in names.items():
-        layer: Any = copies[component].get_submodule(module)
+        layer = _plain(copies[component], module, model.dtype)
         base = layer.weight.detach()
         down, up, lengths, alpha = (
             tensors[f"{name}.{end}"].to(base.device)
@@ -61,6 +63,21 @@ def read_back_dora(path: Path, model: Model, adapter: Adapter) -> Readback:
     read_model = dataclasses.replace(model, modules=copies)
     counts = {name: len(modules) for name, modules in adapter.matched.items()}
     return compared(path, model, adapter, read_model, counts, worst, written)
+
+
+def _plain(copy: nn.Module, name: str, dtype: torch.dtype) -> Any:
+    """The layer ``name`` of ``copy``, where it is stored in few bits as one that holds their values."""
+    from peft.utils.integrations import dequantize_module_weight
+    from torch import nn
+
+    layer: Any = copy.get_submodule(name)
+    if type(layer).__name__ not in QUANTISED:
+        return layer
+    made = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+    made.weight = nn.Parameter(dequantize_module_weight(layer).detach().to(dtype), requires_grad=False)
+    made.bias = layer.bias
+    copy.set_submodule(name, made)
+    return made
 
 
 def _trained(adapter: Adapter, name: str, base: Tensor, written: Any) -> Tensor:

@@ -122,9 +122,10 @@ def spec_metadata(model: Model, facts: ExportFacts, body_hash: str) -> dict[str,
     """The ``modelspec.*`` entries. No date: equal runs give equal files."""
     described, sheet = model.description, model.family.sheet
     width, height = facts.resolution or (described.resolution, described.resolution)
+    kind = "guided" if described.guided and "guided" in sheet.architectures else described.prediction_type
     found = {
         "sai_model_spec": SPEC_VERSION,
-        "architecture": sheet.architectures[described.prediction_type],
+        "architecture": sheet.architectures[kind],
         "implementation": sheet.implementation,
         "title": facts.name,
         "resolution": f"{width}x{height}",

@@ -94,8 +94,8 @@ def read_back(path: Path, model: Model, adapter: Adapter) -> Readback:
 
         return read_back_dora(path, model, adapter)
     family = model.family
-    parts = {n: p for n, p in family.sheet.components.items() if p.kohya and n in model.modules}
-    copies = {name: shared_copy(part, model.modules[name]) for name, part in parts.items()}
+    parts = [name for name, part in family.sheet.components.items() if part.kohya and name in model.modules]
+    copies = {name: shared_copy(model.modules[name]) for name in parts}
     family.tune(copies[family.sheet.predictor], model.device, model.dtype)
     bare = dataclasses.replace(model, modules=copies)
     pipe = family.pipeline(bare)

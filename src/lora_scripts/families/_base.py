@@ -63,7 +63,8 @@ class Sheet:
     ``predictor``: the component that predicts (a U-Net, a language model). ``target_presets``: preset ->
     component -> regular expressions that match whole module names. Of pictures only: ``tokenizers``, folder
     names of its tokenizers; ``base_versions`` (``ss_base_model_version``) and ``architectures`` (ModelSpec),
-    by prediction type; ``implementation``, whose code the LoRA's names follow (ModelSpec); ``convolutions``,
+    by prediction type, the latter under ``guided`` of bases that are told a guidance scale where that makes a
+    difference; ``implementation``, whose code the LoRA's names follow (ModelSpec); ``convolutions``,
     component -> regular expressions of the wider ones, which ``conv_rank`` takes along; ``lora_layout``, the
     one that most programs read with its full effect; ``network_module``, sd-scripts' name for such LoRAs;
     ``guidance``, the scale that pictures are drawn with, and ``sampler``, the solver's name in WebUIs;
@@ -159,7 +160,7 @@ class TextDescription(Description):
 @dataclass(kw_only=True)
 class Model:
     """A loaded base, frozen. ``modules``: component -> module; one that was released is absent, its
-    configuration and hash stay."""
+    configuration and hash stay. ``quantization``: ``none``, ``4bit`` or ``8bit``."""
 
     family: Any
     description: Any
@@ -168,6 +169,7 @@ class Model:
     configs: Mapping[str, Mapping[str, Any]]
     device: torch.device
     dtype: torch.dtype
+    quantization: str = "none"
     hashes: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -221,13 +223,11 @@ class ImageModel(Model):
 
 @dataclass(kw_only=True)
 class TextModel(Model):
-    """``packing``: rows of a batch are laid end to end, each seeing only itself; else they are padded.
-    ``quantization``: ``none``, ``4bit`` or ``8bit``."""
+    """``packing``: rows of a batch are laid end to end, each seeing only itself; else they are padded."""
 
     family: TextFamily
     description: TextDescription
     packing: bool = True
-    quantization: str = "none"
 
 
 @dataclass(frozen=True)
@@ -289,9 +289,11 @@ class ImageFamily(Family, Protocol):
         dtype: torch.dtype | None = None,
         components: Mapping[str, str] | None = None,
         prediction_type: str = "auto",
+        quantization: str = "none",
         later: bool = False,
     ) -> ImageModel:
-        """``later``: the predictor waits for ``ImageModel.complete``."""
+        """``quantization``: of predictor and text encoders. ``later``: the predictor waits for
+        ``ImageModel.complete``."""
         ...
 
     def configure(self, model: Any, config: RunConfig) -> None:

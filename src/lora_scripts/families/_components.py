@@ -3,6 +3,7 @@ classes."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 import json
@@ -80,14 +81,43 @@ def config_of(module: nn.Module) -> dict[str, Any]:
 def load_folder(part: Component, folder: Path, dtype: torch.dtype) -> nn.Module:
     """The component in ``folder`` by its library's own loader, memory-mapped, offline, safetensors only."""
     cls = component_class(part)
-    extra: dict[str, Any] = {}
-    if ".fp16" in weights_in(folder)[0].name:
-        extra["variant"] = "fp16"
+    extra: dict[str, Any] = {"variant": "fp16"} if is_variant(folder) else {}
     key = "torch_dtype" if part.library == "diffusers" else "dtype"
     module: nn.Module = cls.from_pretrained(
         str(folder), local_files_only=True, use_safetensors=True, **{key: dtype}, **extra
     )
     return module
+
+
+def is_variant(folder: Path) -> bool:
+    """Whether the folder holds its weights in the fp16 variant alone."""
+    return ".fp16" in weights_in(folder)[0].name
+
+
+def state_in(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights in ``folder`` as views into the mapped files."""
+    from safetensors import safe_open
+
+    found: dict[str, torch.Tensor] = {}
+    for path in weights_in(folder):
+        with safe_open(str(path), framework="pt") as handle:
+            found |= {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    return found
+
+
+def fitting(
+    part: Component, place: Path, state: Mapping[str, torch.Tensor], module: nn.Module
+) -> dict[str, torch.Tensor]:
+    """Those of ``state``, read from ``place``, that ``module`` has. ProblemsError LS4012 where one of the
+    module's own is missing or of another shape."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    missing = sorted(set(wanted) - set(state))
+    wrong = sorted(n for n in set(wanted) & set(state) if tuple(state[n].shape) != wanted[n])
+    if missing or wrong:
+        params = {"component": part.name, "path": str(place), "names": ", ".join((missing + wrong)[:4])}
+        told = {**params, "count": len(missing) + len(wrong)}
+        raise ProblemsError(Problem("LS4012", told, Location(str(place))))
+    return {name: state[name] for name in wanted}
 
 
 def override(name: str, place: str) -> Source:
@@ -104,31 +134,37 @@ def override(name: str, place: str) -> Source:
     return resolve(place)
 
 
-def freeze(module: nn.Module, device: torch.device | str) -> nn.Module:
-    module.requires_grad_(False)
-    return module.eval().to(device)
+def freeze(module: nn.Module) -> nn.Module:
+    return module.requires_grad_(False).eval()
 
 
-def shared_copy(part: Component, module: nn.Module) -> nn.Module:
-    """A second module without adapters that shares ``module``'s base weights: costs no memory."""
-    fresh = build(part, config_of(module))
-    state = base_state(module)
-    fresh.load_state_dict(
-        {n: t for n, t in state.items() if n in fresh.state_dict()}, assign=True, strict=True
-    )
-    for name, buffer in fresh.named_buffers():
-        owner, _, leaf = name.rpartition(".")
-        if name in state:
-            fresh.get_submodule(owner).register_buffer(leaf, state[name], persistent=False)
-        else:
-            fresh.get_submodule(owner)._buffers[leaf] = buffer.to(next(module.parameters()).device)
-    return fresh.requires_grad_(False).eval()
+def shared_copy(module: nn.Module) -> nn.Module:
+    """A second module without adapters that shares ``module``'s base weights, however they are stored: costs
+    no memory."""
+    return _twin(module).requires_grad_(False).eval()
+
+
+def _twin(module: nn.Module) -> nn.Module:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from torch import nn
+
+    if isinstance(module, BaseTunerLayer):
+        return _twin(module.get_base_layer())
+    made = copy.copy(module)
+    own = vars(made)
+    own.pop("peft_config", None)
+    tables = [name for name, table in vars(nn.Module()).items() if isinstance(table, dict)]
+    own |= {name: copy.copy(own[name]) for name in tables}
+    own["_modules"] = {name: child and _twin(child) for name, child in module._modules.items()}
+    return made
 
 
 def base_state(module: nn.Module) -> dict[str, torch.Tensor]:
     """Weights and buffers of the base under their own names, whether or not adapters are attached."""
     state: dict[str, Any] = dict(module.named_parameters(remove_duplicate=False))
     state |= dict(module.named_buffers(remove_duplicate=False))
+    # of weights in few bits their scales, which are no parameters
+    state |= {n: t for n, t in module.state_dict().items() if n not in state and hasattr(t, "detach")}
     return {re.sub(r"\.(base_layer\.)+", ".", n): t.detach() for n, t in state.items() if ".lora_" not in n}
 
 
@@ -154,7 +190,9 @@ def weight_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
     shapes: dict[str, tuple[int, ...]] = {}
     for name, part in module.named_modules():
-        if isinstance(part, nn.Linear | nn.Conv2d):
+        if isinstance(part, nn.Linear):  # packed weights have another shape
+            shapes[name] = (part.out_features, part.in_features)
+        elif isinstance(part, nn.Conv2d):
             shapes[name] = tuple(part.weight.shape)
         elif "expert" in type(part).__name__.lower():
             for leaf, weight in part.named_parameters(recurse=False):

@@ -110,14 +110,17 @@ class LatentDiffusion(LoraNames):
         dtype: torch.dtype | None = None,
         components: Mapping[str, str] | None = None,
         prediction_type: str = "auto",
+        quantization: str = "none",
         later: bool = False,
     ) -> ImageModel:
         """The frozen base in ``dtype`` (default float32; the VAE always in float32), memory-mapped, offline.
-        ``later``: the predictor waits for ``ImageModel.complete``.
+        ``quantization``: linear layers of predictor and text encoders in ``4bit`` or ``8bit``. ``later``: the
+        predictor waits for ``ImageModel.complete``.
 
         Raises what ``describe`` raises, and LS4012 where weights do not fit.
         """
-        return _loading.load(self, source, device, dtype, components, prediction_type, later=later)
+        asked = (device, dtype, components, prediction_type)
+        return _loading.load(self, source, *asked, quantization=quantization, later=later)
 
     def configure(self, model: ImageModel, config: RunConfig) -> None:
         """Takes over what a configuration says about how the base is trained."""

@@ -14,6 +14,7 @@ from lora_scripts.core.problems import Location, Problem, ProblemsError
 
 from ._components import quiet_libraries
 from ._header import convert_command, pickles_in
+from ._quantised import keep_weights, settings
 from ._source import Source
 
 if TYPE_CHECKING:
@@ -196,20 +197,6 @@ def read_tokenizer(source: Source) -> Any:
         raise stop("LS4107", source, reason=reason) from error
 
 
-def quantiser(quantization: str, dtype: torch.dtype) -> Any:
-    """bitsandbytes' settings: NF4 with doubly quantised scales (QLoRA, Dettmers et al. 2023), or LLM.int8."""
-    from transformers import BitsAndBytesConfig
-
-    if quantization == "4bit":
-        return BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-        )
-    return BitsAndBytesConfig(load_in_8bit=True)
-
-
 def load_weights(
     source: Source,
     config: Any,
@@ -234,7 +221,7 @@ def load_weights(
     if gguf:
         extra = {"gguf_file": source.path.name}
     if quantization != "none":
-        extra["quantization_config"] = quantiser(quantization, dtype)
+        extra["quantization_config"] = settings("transformers", quantization, dtype)
     if quantization != "none" or device.type != "cpu":
         extra["device_map"] = {"": str(device)}
     quiet_libraries()
@@ -251,11 +238,7 @@ def load_weights(
     lost = sorted({*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])})
     if lost:
         raise stop("LS4108", source, count=len(lost), names=", ".join(lost[:3]))
-    for layer in module.modules():
-        if hasattr(layer, "support_avx512bf16_for_cpu"):
-            # bitsandbytes would repack its weights at the first pass without gradients, with rounded scales
-            # and for inference only.
-            layer.support_avx512bf16_for_cpu = False
+    keep_weights(module)
     if gguf:
         # Its weights are plain numbers now; with the mark left on, the library refuses to save or train it.
         module.hf_quantizer = None

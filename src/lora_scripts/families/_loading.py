@@ -11,6 +11,7 @@ from lora_scripts.core.lookup import did_you_mean
 from lora_scripts.core.problems import Location, Problem, ProblemsError
 
 from . import _components as parts
+from . import _quantised
 from . import _single_file as single
 from ._base import Component, ImageDescription, ImageModel
 from ._source import Source
@@ -124,6 +125,12 @@ def _fingerprint(source: Source, places: Mapping[str, Source]) -> dict[str, Any]
     return {**source.fingerprint(), **({"components": others} if others else {})}
 
 
+def _packed_already(config: Mapping[str, Any], source: Source) -> list[Problem]:
+    method = (config.get("quantization_config") or {}).get("quant_method")
+    told = {"path": str(source.path), "method": method}
+    return [Problem("LS4550", told, Location(str(source.path)))] if method else []
+
+
 def _width(config: Mapping[str, Any]) -> int:
     width = config.get("cross_attention_dim") or config.get("joint_attention_dim") or 0
     return int(width if isinstance(width, int) else max(width))
@@ -151,6 +158,7 @@ def _described(
             configs.pop(name)
             if not (part.optional and name not in (components or {}) and _only_absent(error)):
                 problems += error.problems
+    problems += [problem for name in configs for problem in _packed_already(configs[name], places[name])]
     problems += family.missing(places, configs)
     if problems:
         raise ProblemsError(problems)
@@ -193,6 +201,7 @@ def load(
     components: Mapping[str, str] | None,
     prediction_type: str,
     *,
+    quantization: str = "none",
     later: bool = False,
 ) -> ImageModel:
     """``later``: the predictor is loaded when the model is completed."""
@@ -206,13 +215,7 @@ def load(
     configs = {name: parts.config_of(module) for name, module in modules.items()} if later else {}
 
     def filled(name: str, module: nn.Module) -> nn.Module:
-        part = family.sheet.components[name]
-        kept = _kept(part, asked)
-        if places[name].path.is_dir():
-            module = parts.load_folder(part, parts.folder_of(part, places[name]), kept)
-        else:
-            single.load(part, family.layouts[name], places[name], module, device=place, dtype=kept)
-        frozen = parts.freeze(module, place)
+        frozen = _filled(family, name, module, places[name], quantization, place, asked)
         if name == predictor:
             family.tune(frozen, place, asked)
         return frozen
@@ -230,8 +233,36 @@ def load(
         configs=configs or {name: parts.config_of(module) for name, module in modules.items()},
         device=place,
         dtype=asked,
+        quantization=quantization,
         waiting=waiting,
     )
+
+
+def _filled(
+    family: LatentDiffusion,
+    name: str,
+    module: nn.Module,
+    source: Source,
+    quantization: str,
+    device: torch.device,
+    asked: torch.dtype,
+) -> nn.Module:
+    """``module`` with the weights of ``source``, frozen. What is stored in full precision is not packed."""
+    part = family.sheet.components[name]
+    kept = _kept(part, asked)
+    folder = parts.folder_of(part, source) if source.path.is_dir() else None
+    if quantization == "none" or part.storage == "float32":
+        if folder:
+            module = parts.load_folder(part, folder, kept)
+        else:
+            single.load(part, family.layouts[name], source, module, device=device, dtype=kept)
+        return parts.freeze(module.to(device))
+    if folder:
+        module = _quantised.load_folder(part, folder, quantization, device=device, dtype=kept)
+    else:
+        state = single.state_of(part, family.layouts[name], source, module)
+        module = _quantised.fill(part, module, state, quantization, device=device, dtype=kept)
+    return parts.freeze(module)
 
 
 def _kept(part: Component, asked: torch.dtype) -> torch.dtype:

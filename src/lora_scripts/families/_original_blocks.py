@@ -134,6 +134,24 @@ class OriginalBlocks:
                 done[f"{module}.{self.leaves.get(leaf, leaf)}"] = part
         return done
 
+    def original_shapes(
+        self, shapes: Mapping[str, tuple[int, ...]], start: str
+    ) -> Mapping[str, tuple[int, ...]]:
+        """Shapes under Diffusers' names -> under the original ones, of fused weights all parts together;
+        those that have them are left alone. ``start`` as in ``convert``."""
+        if any(name.startswith(start) for name in shapes):
+            return shapes
+        found = {theirs: shapes[ours] for theirs, ours in self.plain.items() if ours in shapes}
+        for name, shape in shapes.items():
+            module, _, leaf = name.rpartition(".")
+            if (origin := self.origin(module)) is None:
+                continue
+            for own in (leaf, *(theirs for theirs, ours in self.leaves.items() if ours == leaf)):
+                place = f"{origin.name}.{own}"
+                rows = found[place][0] if place in found else 0
+                found[place] = (rows + shape[0], *shape[1:])
+        return found
+
     def _targets(self, owner: str, last: str) -> list[tuple[str, str]]:
         """Entries of the table that an original module is split into, with the number of its block."""
         if owner in self.back:

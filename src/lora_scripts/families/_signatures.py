@@ -53,15 +53,20 @@ RELATIVES = ("distilled_guidance_layer.", "individual_token_refiner.", "double_s
 
 
 def _transformer(names: Shapes) -> str | None:
-    """sd3 or flux, under the original names or, in a folder, Diffusers'."""
+    """sd3 or flux, under the original names or, in a folder or a file with the transformer alone,
+    Diffusers'."""
     if any("joint_blocks." in name for name in names):
         return "sd3"
+    if any(part in name for name in names for part in RELATIVES):
+        return None
     if any("double_blocks." in name for name in names):
-        return None if any(part in name for name in names for part in RELATIVES) else "flux"
-    blocks = [name for name in names if name.startswith("transformer/")]
-    if any(".attn.add_k_proj." in name for name in blocks) and "transformer/context_embedder.weight" in names:
-        flux = any("single_transformer_blocks." in name for name in blocks)
-        return "flux" if flux else "sd3"
+        return "flux"
+    for start in ("transformer/", ""):
+        blocks = [name for name in names if name.startswith(f"{start}transformer_blocks.")]
+        if any(".attn.add_k_proj." in name for name in blocks) and f"{start}context_embedder.weight" in names:
+            if any(name.startswith(f"{start}single_transformer_blocks.") for name in names):
+                return "flux"
+            return "sd3" if f"{start}pos_embed.proj.weight" in names else None
     return None
 
 

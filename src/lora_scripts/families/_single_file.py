@@ -13,6 +13,7 @@ from lora_scripts.core.problems import Location, Problem, ProblemsError
 
 from ._base import Component
 from ._components import config_of as module_config
+from ._components import fitting
 from ._source import Source
 
 if TYPE_CHECKING:
@@ -28,12 +29,13 @@ class Layout:
     """How a component lies in a single file.
 
     ``prefixes``: what its keys start with in a whole file, then what a file of its own may use ("" for bare).
-    ``marker``: the end of a key that is there if the component is. ``convert``: (keys without prefix ->
-    tensor, configuration) -> the module's own names. ``config``: (shapes without prefix) -> configuration.
+    ``marker``: the end of a key that is there if the component is, or several of which one is. ``convert``:
+    (keys without prefix -> tensor, configuration) -> the module's own names. ``config``: (shapes without
+    prefix) -> configuration.
     """
 
     prefixes: tuple[str, ...]
-    marker: str
+    marker: str | tuple[str, ...]
     config: Callable[[Shapes], dict[str, Any]]
     convert: Convert
 
@@ -89,26 +91,27 @@ def widened(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def load(
-    part: Component, layout: Layout, source: Source, module: nn.Module, *, device: Any, dtype: torch.dtype
-) -> nn.Module:
-    """Fills ``module`` (parameters on the meta device) from the file, each tensor cast on its way.
+def state_of(part: Component, layout: Layout, source: Source, module: nn.Module) -> dict[str, Tensor]:
+    """The component's weights in the file under the names of ``module``, as they are stored.
 
     Raises ProblemsError: LS4011 the component is absent, LS4012 names or shapes do not fit.
     """
     found = own_shapes(layout, source.shapes)
-    where = Location(str(source.path))
     if found is None:
+        where = Location(str(source.path))
         raise ProblemsError(Problem("LS4011", {"component": part.name, "path": str(source.path)}, where))
     prefix, shapes = found
     state = layout.convert(widened(read(source, prefix, shapes)), module_config(module))
-    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    missing = sorted(set(wanted) - set(state))
-    wrong = sorted(n for n in set(wanted) & set(state) if tuple(state[n].shape) != wanted[n])
-    if missing or wrong:
-        params = {"component": part.name, "path": str(source.path), "names": ", ".join((missing + wrong)[:4])}
-        raise ProblemsError(Problem("LS4012", {**params, "count": len(missing) + len(wrong)}, where))
-    cast = {name: state.pop(name).to(device=device, dtype=dtype) for name in wanted}
+    return fitting(part, source.path, state, module)
+
+
+def load(
+    part: Component, layout: Layout, source: Source, module: nn.Module, *, device: Any, dtype: torch.dtype
+) -> nn.Module:
+    """Fills ``module`` (parameters on the meta device) from the file, each tensor cast on its way.
+    ProblemsError as ``state_of``."""
+    state = state_of(part, layout, source, module)
+    cast = {name: state.pop(name).to(device=device, dtype=dtype) for name in list(state)}
     module.load_state_dict(cast, assign=True, strict=True)
     return module
 

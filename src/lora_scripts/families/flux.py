@@ -44,7 +44,7 @@ SHEET = Sheet(
     },
     default_preset="attention-mlp",
     base_versions={"flow": "flux1"},
-    architectures={"flow": "flux-1-dev/lora"},
+    architectures={"flow": "flux-1-schnell/lora", "guided": "flux-1-dev/lora"},
     implementation=CODE,
     resolution=1024,
     guidance=3.5,
@@ -55,6 +55,7 @@ SHEET = Sheet(
     supports={
         "text_encoder_training": Unsupported("model.unsupported.flow_text_encoder"),
         "gradient_checkpointing": True,
+        "quantization": True,
         "clip_skip": Unsupported("model.unsupported.flow_clip_skip"),
         "use_dora": Unsupported("model.unsupported.flow_dora"),
         "inpainting": Unsupported("model.unsupported.inpainting"),
@@ -68,6 +69,7 @@ STREAMS = {
 }
 TEXT: dict[str, Any] = {**shared.TEXT, "hidden_act": "quick_gelu", "pad_token_id": 49407}
 SHIFTING = {"use_dynamic_shifting": True, "shift": 3.0}
+MARKERS = ("img_in.weight", "single_transformer_blocks.0.proj_mlp.weight")
 KNOWN_WIDTH = 3072
 """The only width whose files Diffusers' own reader of kohya's layout takes apart; every published base has
 it."""
@@ -116,7 +118,8 @@ BLOCKS = OriginalBlocks(
 
 
 def transformer_config(shapes: Shapes) -> dict[str, Any]:
-    """What the shapes of an original-layout transformer say (names without prefix)."""
+    """What the shapes of a transformer say, under either kind of names (without prefix)."""
+    shapes = BLOCKS.original_shapes(shapes, "double_blocks.")
     head = shapes["double_blocks.0.img_attn.norm.query_norm.scale"][0]
     width, channels = shapes["img_in.weight"]
     numbers = {
@@ -175,7 +178,7 @@ class Flux(FlowMatching):
     scheduler: Mapping[str, Any] = {"num_train_timesteps": 1000, "shift": 1.0}
     layouts: Mapping[str, Layout] = {
         "transformer": Layout(
-            ("model.diffusion_model.", ""), "img_in.weight", transformer_config, convert_transformer
+            ("model.diffusion_model.", ""), MARKERS, transformer_config, convert_transformer
         ),
         "text_encoder": Layout(
             ("text_encoders.clip_l.transformer.", "text_encoder.", ""),

@@ -33,6 +33,7 @@ SHEET = Sheet(
     supports={
         "text_encoder_training": True,
         "gradient_checkpointing": True,
+        "quantization": True,
         "clip_skip": True,
         "inpainting": Unsupported("model.unsupported.inpainting"),
     },

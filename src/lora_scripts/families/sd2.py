@@ -43,6 +43,7 @@ SHEET = Sheet(
     supports={
         "text_encoder_training": True,
         "gradient_checkpointing": True,
+        "quantization": True,
         "clip_skip": Unsupported("model.unsupported.clip_skip"),
         "inpainting": Unsupported("model.unsupported.inpainting"),
     },

@@ -57,6 +57,7 @@ SHEET = Sheet(
     supports={
         "text_encoder_training": Unsupported("model.unsupported.flow_text_encoder"),
         "gradient_checkpointing": True,
+        "quantization": True,
         "clip_skip": Unsupported("model.unsupported.flow_clip_skip"),
         "use_dora": Unsupported("model.unsupported.flow_dora"),
         "inpainting": Unsupported("model.unsupported.inpainting"),
@@ -96,12 +97,14 @@ BLOCKS = OriginalBlocks(
     },
     plain={"pos_embed": "pos_embed.pos_embed"},
 )  # fmt: skip
+MARKERS = ("x_embedder.proj.weight", "pos_embed.proj.weight")
 HEAD = 64
 """Width of an attention head in every published size."""
 
 
 def transformer_config(shapes: Shapes) -> dict[str, Any]:
-    """What the shapes of an original-layout transformer say (names without prefix)."""
+    """What the shapes of a transformer say, under either kind of names (without prefix)."""
+    shapes = BLOCKS.original_shapes(shapes, "joint_blocks.")
     width, channels, patch, _ = shapes["x_embedder.proj.weight"]
     blocks = {int(name.split(".")[1]) for name in shapes if name.startswith("joint_blocks.")}
     dual = {int(name.split(".")[1]) for name in shapes if name.endswith("attn2.qkv.weight")}
@@ -149,7 +152,7 @@ class StableDiffusion3(FlowMatching):
     t5 = "text_encoder_3"
     layouts: Mapping[str, Layout] = {
         "transformer": Layout(
-            ("model.diffusion_model.", ""), "x_embedder.proj.weight", transformer_config, convert_transformer
+            ("model.diffusion_model.", ""), MARKERS, transformer_config, convert_transformer
         ),
         "text_encoder": clip_layout("clip_l", "text_encoder", "quick_gelu", 49407),
         "text_encoder_2": clip_layout("clip_g", "text_encoder_2", "gelu", 0),

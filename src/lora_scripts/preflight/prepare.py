@@ -165,6 +165,7 @@ def _fits_family(prepared: Prepared) -> list[Problem]:
         "gradient_checkpointing": ("gradient_checkpointing", config.gradient_checkpointing is True),
         "clip_skip": ("clip_skip", config.clip_skip > 1),
         "use_dora": ("use_dora", config.use_dora),
+        "quantization": ("quantization", config.quantization != "none"),
     }
     found = []
     for feature, (key, wanted) in asked.items():

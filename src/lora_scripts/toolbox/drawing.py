@@ -30,7 +30,8 @@ class Drawing:
     """``base``: None takes the one that the first LoRA's header names, else the embedded one.
 
     ``strengths``: numbers with commas; each multiplies the LoRAs' own strengths and gets a column.
-    ``guidance``: by default the family's. ``output``: a ``.png`` for one picture or sheet, else a folder.
+    ``guidance``: by default the family's. ``quantization``: None takes what the LoRA whose base it is was
+    trained with. ``output``: a ``.png`` for one picture or sheet, else a folder.
     """
 
     prompts: tuple[str, ...]
@@ -44,6 +45,7 @@ class Drawing:
     width: int | None = None
     height: int | None = None
     strengths: str | None = None
+    quantization: str | None = None
     output: Path = Path("output/pictures")
 
 
@@ -71,7 +73,7 @@ def device_and_dtype() -> tuple[str, torch.dtype]:
     return "cpu", torch.float32
 
 
-def load_base(base: str | None, choices: list[LoraChoice]) -> ImageModel:
+def load_base(base: str | None, choices: list[LoraChoice], quantization: str | None = None) -> ImageModel:
     """The base to draw with: as asked, else as the first LoRA's own configuration says."""
     from lora_scripts.families._source import find, resolve
 
@@ -90,6 +92,7 @@ def load_base(base: str | None, choices: list[LoraChoice]) -> ImageModel:
         dtype=dtype,
         components=said.get("components") or None,
         prediction_type=said.get("prediction_type") or "auto",
+        quantization=quantization or said.get("quantization") or "none",
     )
     model.clip_skip = said.get("clip_skip") or 1
     if said.get("zero_terminal_snr"):
@@ -135,7 +138,7 @@ def draw(order: Drawing, progress: Progress | None = None) -> list[Path]:
     """
     choices = [parse_choice(text) for text in order.loras]
     factors = parse_strengths(order.strengths)
-    model = load_base(order.base, choices)
+    model = load_base(order.base, choices, order.quantization)
     side = model.description.resolution
     width, height = order.width or side, order.height or side
     check_size(model, width, height)

@@ -85,6 +85,7 @@ class ImageTask:
             dtype=precision.dtype,
             components=config.components,
             prediction_type=config.prediction_type,
+            quantization=config.quantization,
             later=True,
         )
         family.configure(model, config)

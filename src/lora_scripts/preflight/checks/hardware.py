@@ -18,8 +18,13 @@ def check_hardware(machine: Machine, config: RunConfig) -> list[Problem]:
     problems = _cards(machine, config)
     if not problems:
         problems = _card_formats(machine, config)
+    asked = []
     if config.optimizer == "adamw8bit":
-        problems += _bitsandbytes(machine)
+        asked.append(("optimizer: adamw8bit", "optimizer: adamw"))
+    if config.quantization != "none":
+        asked.append((f"quantization: {config.quantization}", "quantization: none"))
+    for setting, instead in asked:
+        problems += _bitsandbytes(machine, setting, instead)
     return problems
 
 
@@ -95,16 +100,19 @@ def _card_formats(machine: Machine, config: RunConfig) -> list[Problem]:
     return problems
 
 
-def _bitsandbytes(machine: Machine) -> list[Problem]:
+def _bitsandbytes(machine: Machine, setting: str, instead: str) -> list[Problem]:
+    """Whether the ``setting`` that needs it has it; ``instead`` goes without."""
     have, lowest = machine.packages.get("bitsandbytes"), requirements()["bitsandbytes"]
     command = machine.setup_command
     if have is None or older(have, lowest):
-        return [Problem("LS3010", {"found": have or "-", "minimum": lowest, "command": command})]
+        told = {"setting": setting, "found": have or "-", "minimum": lowest}
+        return [Problem("LS3010", {**told, "command": command, "instead": instead})]
     cuda = machine.torch.cuda if machine.torch and machine.gpus else None
     majors = {name[4:6] for name in machine.bitsandbytes if name.startswith("cuda")}
     if str(cuda[0]) not in majors if cuda else "cpu" not in machine.bitsandbytes:
         target = f"CUDA {_dotted(cuda)}" if cuda else "CPU"
-        return [Problem("LS3012", {"version": have, "target": target, "command": command})]
+        told = {"version": have, "target": target, "command": command, "instead": instead}
+        return [Problem("LS3012", told)]
     if machine.packages.get("kernels") is not None:
         return [Problem("LS3013", {}, severity="warning")]
     return []
