@@ -7,6 +7,9 @@ import importlib
 import importlib.util
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from lora_scripts.export.facts import ExportFacts
 from lora_scripts.export.kohya import export_lora
 from lora_scripts.export.readback import read_back
 from lora_scripts.families._base import Draw
+from lora_scripts.families._components import hash_of_module, shared_copy
 from lora_scripts.families._source import family_named, family_names, find, resolve
 from lora_scripts.training.objective import Denoising
 from tests.contract.conftest import Desk, draw_pictures, write_csv
@@ -44,9 +48,29 @@ def base(request, tmp_path_factory) -> Path:
     return written(request.param, "folder", tmp_path_factory.mktemp("base"))
 
 
+@pytest.fixture(scope="module")
+def single(base) -> Path:
+    return written(base.name, "single", base.parent)
+
+
 def load(base: Path, **options: Any) -> Any:
     source = resolve(str(base))
     return find("auto", source).load(source, **options)
+
+
+def bare(model: Any) -> Any:
+    """The same loaded base, to be adapted apart from others."""
+    return replace(model, modules={name: shared_copy(module) for name, module in model.modules.items()})
+
+
+@pytest.fixture(scope="module")
+def loaded(base) -> Callable[[str], Any]:
+    return cache(lambda bits: load(base, quantization=bits))
+
+
+@pytest.fixture
+def model(loaded) -> Any:
+    return bare(loaded("none"))
 
 
 def samples(model: Any, place: Path) -> list[Sample]:
@@ -96,8 +120,7 @@ def test_every_family_has_a_small_base(name):
     assert callable(importlib.import_module(f"tests.bases.{name}").folder)
 
 
-def test_stages_give_the_same_again_and_tell_contents_apart(base, tmp_path):
-    model = load(base)
+def test_stages_give_the_same_again_and_tell_contents_apart(model, tmp_path):
     first, second = samples(model, tmp_path / "pics")
     for stage in model.family.stages(model):
         one, two = stage.run([first])[0], stage.run([first])[0]
@@ -106,14 +129,13 @@ def test_stages_give_the_same_again_and_tell_contents_apart(base, tmp_path):
         assert stage.key(first) == stage.key(first) != stage.key(second)
 
 
-def test_the_loss_is_a_sum_that_follows_the_weights(base, tmp_path):
-    model = load(base)
+def test_the_loss_is_a_sum_that_follows_the_weights(model, tmp_path):
     draws = [Draw(1), Draw(2)]
-    objective = Denoising(model.family, model)
+    objective, batch = Denoising(model.family, model), batch_of(model, tmp_path, draws)
 
     def loss(**more: Any) -> float:
         with torch.no_grad():
-            return float(objective.sums(batch_of(model, tmp_path, draws) | more)["denoising"])
+            return float(objective.sums(batch | more)["denoising"])
 
     whole = loss()
     assert whole > 0
@@ -122,8 +144,7 @@ def test_the_loss_is_a_sum_that_follows_the_weights(base, tmp_path):
     assert alone == pytest.approx(whole, rel=1e-4)
 
 
-def test_gradients_reach_the_adapter_and_nothing_else(base, tmp_path):
-    model = load(base)
+def test_gradients_reach_the_adapter_and_nothing_else(model, tmp_path):
     trained = encoders(model)
     batch = batch_of(model, tmp_path, [Draw(1), Draw(2)], trained)
     adapter = awake(model, train_text_encoder=bool(trained))
@@ -137,10 +158,10 @@ def test_gradients_reach_the_adapter_and_nothing_else(base, tmp_path):
     assert not any(p.requires_grad or p.grad is not None for p in others)
 
 
-def test_checkpointing_changes_no_gradient(base, tmp_path):
+def test_checkpointing_changes_no_gradient(loaded, tmp_path):
     seen = []
     for on in (False, True):
-        model = load(base)
+        model = bare(loaded("none"))
         trained = encoders(model)
         adapter = awake(model, train_text_encoder=bool(trained))
         model.family.set_gradient_checkpointing(model, on)
@@ -153,8 +174,7 @@ def test_checkpointing_changes_no_gradient(base, tmp_path):
         assert grad is None or torch.equal(grad, seen[1][name]), name
 
 
-def test_what_the_file_holds_is_what_was_trained(base, tmp_path):
-    model = load(base)
+def test_what_the_file_holds_is_what_was_trained(model, loaded, tmp_path):
     adapter = awake(model, train_text_encoder=bool(encoders(model)))
     path = tmp_path / "x.safetensors"
     first = export_lora(path, model, adapter, ExportFacts("x", {}), dtype=torch.float32)
@@ -165,7 +185,7 @@ def test_what_the_file_holds_is_what_was_trained(base, tmp_path):
     assert sum(proof.layers.values()) == first.layers == sum(map(len, adapter.matched.values()))
     assert proof.relative < 1e-3
 
-    fresh = load(base)
+    fresh = bare(loaded("none"))
     other = attach(fresh, AdapterSpec(4, 2.0), train_text_encoder=bool(encoders(model)), seed=9)
     earlier = fitted(path, fresh.family, fresh.description.modules, other.matched, other.spec)
     assert put_into(earlier, fresh, other) == first.layers
@@ -173,22 +193,22 @@ def test_what_the_file_holds_is_what_was_trained(base, tmp_path):
     with torch.no_grad():
         wanted, got = (each.family.predict(each, batch) for each in (model, fresh))
         with disabled(adapter):
-            bare = model.family.predict(model, batch)
+            without = model.family.predict(model, batch)
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(bare, wanted, atol=1e-4), "the adapter does nothing"
+    assert not torch.allclose(without, wanted, atol=1e-4), "the adapter does nothing"
 
 
 def test_names_go_both_ways(base):
-    description = load(base).description
-    family = family_named(description.family)
+    source = resolve(str(base))
+    family = find("auto", source)
+    description = family.describe(source)
     back = family.modules_by_name(description.modules)
     adapted = [name for name, part in family.sheet.components.items() if part.kohya]
     places = {(name, module) for name in adapted for module in description.modules[name]}
     assert {back[family.names(*place)] for place in places} == places
 
 
-def test_one_picture_is_learnt_by_heart_from_a_fresh_adapter(base, tmp_path):
-    model = load(base)
+def test_one_picture_is_learnt_by_heart_from_a_fresh_adapter(model, tmp_path):
     batch = batch_of(model, tmp_path, [Draw(1, 300)])
     rank = 8 if model.family.sheet.convolutions else None
     adapter = attach(model, AdapterSpec(8, 8.0, conv_rank=rank), seed=1)
@@ -204,28 +224,28 @@ def test_one_picture_is_learnt_by_heart_from_a_fresh_adapter(base, tmp_path):
     assert losses[-1] < 0.4 * losses[0]
 
 
-@pytest.mark.parametrize("name", PICTURES)
-def test_a_single_file_is_the_folder_in_other_words(name, tmp_path):
-    models = [load(written(name, form, tmp_path)) for form in ("folder", "single")]
-    batch = batch_of(models[0], tmp_path / "pics", [Draw(5)], encoders(models[0]))
-    assert models[0].description.prediction_type == models[1].description.prediction_type
+def test_a_single_file_is_the_folder_in_other_words(model, loaded, single, tmp_path):
+    other = load(single)
+    batch = batch_of(model, tmp_path / "pics", [Draw(5)], encoders(model))
+    assert model.description.prediction_type == other.description.prediction_type
     with torch.no_grad():
-        one, two = (model.family.predict(model, batch) for model in models)
+        one, two = (each.family.predict(each, batch) for each in (model, other))
     torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
+    packed = [loaded("4bit"), load(single, quantization="4bit")]
+    for part in [part for part, told in model.family.sheet.components.items() if told.kohya]:
+        assert packed[0].component_hash(part) == packed[1].component_hash(part) != model.component_hash(part)
 
 
 PACKED = {"4bit": "Linear4bit", "8bit": "Linear8bitLt"}
 
 
 @pytest.mark.parametrize("bits", PACKED)
-def test_a_base_in_few_bits_is_trained_on_and_read_back(base, bits, tmp_path):
-    model, full = load(base, quantization=bits), load(base)
+def test_a_base_in_few_bits_is_trained_on_and_read_back(model, loaded, bits, tmp_path):
+    full, model = model, bare(loaded(bits))
     for name, module in model.modules.items():
         packed = {type(part).__name__ for part in module.modules()} & set(PACKED.values())
         assert packed == (set() if name == "vae" else {PACKED[bits]}), name
-    wanted = {name: load(base, quantization=bits).component_hash(name) for name in model.modules}
-    assert {name: model.component_hash(name) for name in model.modules} == wanted, "not the same bits again"
-    assert wanted["vae"] == full.component_hash("vae")
+    before = hash_of_module(model.predictor)
     batch = batch_of(full, tmp_path / "pics", [Draw(3)])
     adapter = awake(model, conv_rank=4 if model.family.sheet.convolutions else None)
     Denoising(model.family, model).sums(batch)["denoising"].backward()
@@ -239,16 +259,7 @@ def test_a_base_in_few_bits_is_trained_on_and_read_back(base, bits, tmp_path):
     assert sum(proof.layers.values()) == done.layers
     assert proof.weights < 1e-5
     assert proof.relative < 1e-3
-    model.hashes.clear()
-    assert {name: model.component_hash(name) for name in model.modules} == wanted, "the base has changed"
-
-
-@pytest.mark.parametrize("name", PICTURES)
-def test_a_single_file_is_packed_as_the_folder_is(name, tmp_path):
-    models = [load(written(name, form, tmp_path), quantization="4bit") for form in ("folder", "single")]
-    adapted = [part for part, told in models[0].family.sheet.components.items() if told.kohya]
-    for part in adapted:
-        assert models[0].component_hash(part) == models[1].component_hash(part)
+    assert hash_of_module(model.predictor) == before, "the base has changed"
 
 
 @pytest.mark.slow
