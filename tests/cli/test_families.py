@@ -28,6 +28,9 @@ def test_programs_get_the_same(capsys):
     assert told["sdxl"]["trains"] == ["unet", "text_encoder", "text_encoder_2"]
     assert told["sdxl"]["supports"]["text_encoder_training"] is True
     assert "last but one" in told["sdxl"]["supports"]["clip_skip"]
+    for family in told.values():
+        assert bool(family["fits"]) is (family["task"] == "image-generation"), family["name"]
+    assert told["flux"]["fits"][0]["cards"] == {"none": 0, "8bit": 24, "4bit": 12}
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)

@@ -12,7 +12,8 @@ from lora_scripts.core.catalogue import say
 if TYPE_CHECKING:
     from lora_scripts.families._base import Sheet
 
-COLUMNS = ("name", "title", "task", "yes", "no")
+COLUMNS = ("name", "title", "task", "yes", "no", "fits")
+BITS = ("none", "8bit", "4bit")
 
 
 def families(as_json: Annotated[bool, typer.Option("--json", help=say("inspect.json"))] = False) -> None:
@@ -54,7 +55,31 @@ def facts(sheet: Sheet) -> dict[str, Any]:
         "components": list(sheet.components),
         "trains": [sheet.predictor, *(sheet.text_encoders if supports.get("text_encoder_training") else ())],
         "supports": supports,
+        "fits": computed_fits().get(sheet.name, []),
     }
+
+
+def computed_fits() -> dict[str, list[dict[str, Any]]]:
+    """Family -> its published bases with the smallest card in GB by quantisation, 0 where 24 GB do not do;
+    what ``scripts/fits.py`` computed."""
+    from importlib.resources import files
+
+    found: dict[str, list[dict[str, Any]]] = json.loads(
+        (files("lora_scripts.families") / "data" / "fits.json").read_text(encoding="utf-8")
+    )
+    return found
+
+
+def _fits(name: str, lang: str | None) -> str:
+    lines = []
+    for told in computed_fits().get(name, []):
+        cards = [
+            say("families.fits.card" if told["cards"][bits] else "families.fits.none", lang,
+                bits=bits, size=told["cards"][bits])
+            for bits in BITS
+        ]  # fmt: skip
+        lines.append(say("families.fits", lang, base=told["base"], side=told["side"], cards=", ".join(cards)))
+    return say("families.separator", lang).join(lines)
 
 
 def _cells(sheet: Sheet, lang: str | None = None) -> tuple[str, ...]:
@@ -71,7 +96,7 @@ def _cells(sheet: Sheet, lang: str | None = None) -> tuple[str, ...]:
     side = say("families.side", lang, side=sheet.resolution) if sheet.resolution else ""
     separator = say("families.separator", lang)
     title, task = sheet.title + side, say(f"families.task.{sheet.task}", lang)
-    return sheet.name, title, task, separator.join(yes), separator.join(no)
+    return sheet.name, title, task, separator.join(yes), separator.join(no), _fits(sheet.name, lang)
 
 
 def families_markdown(lang: str | None = None) -> str:
