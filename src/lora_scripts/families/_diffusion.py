@@ -114,11 +114,7 @@ class LatentDiffusion(LoraNames):
         later: bool = False,
     ) -> ImageModel:
         """The frozen base in ``dtype`` (default float32; the VAE always in float32), memory-mapped, offline.
-        ``quantization``: linear layers of predictor and text encoders in ``4bit`` or ``8bit``. ``later``: the
-        predictor waits for ``ImageModel.complete``.
-
-        Raises what ``describe`` raises, and LS4012 where weights do not fit.
-        """
+        See ``ImageFamily``. Raises what ``describe`` raises, and LS4012 where weights do not fit."""
         asked = (device, dtype, components, prediction_type)
         return _loading.load(self, source, *asked, quantization=quantization, later=later)
 
