@@ -237,6 +237,7 @@ class RunConfig(Section):
     ema_decay: Annotated[Real, Field(gt=0, lt=1)] | None = None
     warmup_steps: Annotated[Whole, Field(ge=0)] = 0
     max_grad_norm: Annotated[Real, Field(gt=0)] = 1.0
+    spike_guard: bool = harmless(True)
     mixed_precision: Literal["auto", "fp16", "bf16", "no"] = "auto"
     gradient_checkpointing: Literal["auto"] | bool = harmless("auto")
     activation_offload: bool = harmless(False, "text-generation")

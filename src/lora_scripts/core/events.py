@@ -74,6 +74,21 @@ class StepDone(Event):
     memory_gib: float
 
 
+class RolledBack(Event):
+    """The run went back from ``from_step`` to ``to_step`` and goes on from there in another way: what was
+    told of steps above it is no part of it any more. ``cause``: ``not_finite`` or ``spike``; ``windows``: how
+    many running went wrong; ``rate_factor``: what learning rates are now multiplied by; ``examples``: what
+    was learnt in those windows, the first of them."""
+
+    type: ClassVar[str] = "rolled_back"
+    cause: str
+    windows: int
+    from_step: int
+    to_step: int
+    rate_factor: float
+    examples: list[str]
+
+
 class Validated(Event):
     """``metrics``: what people read beside the loss, such as ``perplexity`` and ``accuracy``."""
 
@@ -138,8 +153,8 @@ class RunEnded(Event):
 EVENTS: dict[str, type[Event]] = {
     kind.type: kind
     for kind in (
-        RunStarted, Resumed, PhaseProgress, StepDone, Validated, Saved, SaveFailed, Previewed, Noted,
-        ControlTaken, Exported, RunEnded,
+        RunStarted, Resumed, PhaseProgress, StepDone, RolledBack, Validated, Saved, SaveFailed, Previewed,
+        Noted, ControlTaken, Exported, RunEnded,
     )
 }  # fmt: skip
 
@@ -233,14 +248,16 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """Lines of a log as a reader should see them: steps that a later attempt repeats are dropped.
+    """Lines of a log as a reader should see them: steps that are repeated later are dropped.
 
-    An attempt that starts at step S (its ``run_started`` line) replaces earlier lines with a step above S.
+    An attempt that starts at step S (its ``run_started`` line), or a rollback to S, replaces earlier lines
+    with a step above S.
     """
+    back = {RunStarted.type: "start_step", RolledBack.type: "to_step"}
     kept: list[dict[str, Any]] = []
     for line in _lines(path):
-        if line["type"] == RunStarted.type:
-            start = line["data"]["start_step"]
+        if line["type"] in back:
+            start = line["data"][back[line["type"]]]
             kept = [earlier for earlier in kept if earlier["step"] <= start]
         kept.append(line)
     return kept

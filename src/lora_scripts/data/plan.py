@@ -77,9 +77,10 @@ class Plan:
 
     def epoch(self, epoch: int) -> list[Window]:
         """All windows of one epoch."""
-        if self._epoch is None or self._epoch[0] != epoch:
-            self._epoch = (epoch, self._cut(epoch))
-        return self._epoch[1]
+        held = self._epoch
+        if held is None or held[0] != epoch:
+            self._epoch = held = (epoch, self._cut(epoch))  # another thread may ask for another epoch
+        return held[1]
 
     def mean_micro_batch(self, epoch: int = 0) -> float:
         """Examples per micro-batch: how well the shapes fill the device; ``batch_size`` at best."""

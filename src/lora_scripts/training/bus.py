@@ -10,6 +10,7 @@ from lora_scripts.core.catalogue import render
 from lora_scripts.core.events import Emit, Event, Noted
 from lora_scripts.core.problems import Problem
 
+from .failures import is_out_of_memory
 from .state import TrainingState
 
 
@@ -22,7 +23,8 @@ class Listener(Protocol):
 
 
 class Tolerant:
-    """A listener that only watches: a disk that refuses it is told once and does not end the run."""
+    """A listener that only watches: a disk or a memory that refuses it is told once and does not end the
+    run."""
 
     def __init__(self, listener: Listener, emit: Emit) -> None:
         self.listener = listener
@@ -37,11 +39,18 @@ class Tolerant:
         try:
             act()
         except OSError as error:
-            if not self.told:
-                self.told = True
-                told = {"what": type(self.listener).__name__, "reason": error.strerror or str(error)}
-                problem = Problem("LS5007", told, severity="warning")
-                self.emit(Noted(code=problem.code, text=render(problem)))
+            self._tell("LS5007", reason=error.strerror or str(error))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._tell("LS3904")
+
+    def _tell(self, code: str, **told: str) -> None:
+        if not self.told:
+            self.told = True
+            told["what"] = type(self.listener).__name__
+            problem = Problem(code, told, severity="warning")
+            self.emit(Noted(code=problem.code, text=render(problem)))
 
     def close(self) -> None:
         with suppress(OSError):

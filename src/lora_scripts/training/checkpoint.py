@@ -36,6 +36,13 @@ class Snapshot:
     optimizer: Mapping[str, torch.Tensor]
     state: Mapping[str, Any]
 
+    def not_finite(self) -> str | None:
+        """The first tensor that holds a number that is not finite: such a state is never written."""
+        for name, value in [*self.adapter.items(), *self.optimizer.items()]:
+            if value.is_floating_point() and not bool(value.isfinite().all()):
+                return name
+        return None
+
 
 class CheckpointStore:
     """The checkpoints of one run. ``identity`` is the digest of what the run is; others are not its own."""
@@ -133,6 +140,19 @@ class CheckpointStore:
                 return step, damaged
             damaged[step] = reason
         return None, damaged
+
+    def way_back(self, since: int, tried: Collection[int]) -> int | None:
+        """The step of the checkpoint to go back to where windows went wrong from step ``since`` on: the
+        newest whole one that a good window followed. Without any, the one that none followed, once."""
+        whole = [each for each in self.steps() if each < since and self.damage(each) is None]
+        proven = [each for each in whole if each < since - 1]
+        return max(proven or set(whole) - set(tried), default=None)
+
+    def give_up_after(self, step: int) -> None:
+        """Removes what was saved after ``step``: the run goes on from there in another way."""
+        for later in self.steps():
+            if later > step:
+                shutil.rmtree(self.path(later), ignore_errors=True)
 
     def load(self, step: int) -> Snapshot:
         folder = self.path(step)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lora_scripts.config.schema import RunConfig
 from lora_scripts.core.catalogue import exit_code, render, say
 from lora_scripts.core.control import Control
-from lora_scripts.core.events import ControlTaken, Noted, PhaseProgress, Resumed, RunEnded, RunStarted
+from lora_scripts.core.events import ControlTaken, Event, Noted, PhaseProgress, Resumed, RunEnded, RunStarted
 from lora_scripts.core.lock import RunLock
 from lora_scripts.core.paths import RunFolder
 from lora_scripts.core.problems import Problem, ProblemsError
@@ -19,17 +19,17 @@ from . import records
 from .bus import Bus, Tolerant
 from .callbacks.board import TensorBoard
 from .callbacks.console import ConsoleLines
-from .callbacks.guard import Guard
+from .callbacks.guard import DivergedError, Guard
 from .callbacks.jsonl import JsonLines
 from .callbacks.saving import Saving
 from .callbacks.tracking import Tracking, open_trackers
 from .callbacks.validation import Validation
 from .checkpoint import CheckpointStore, Snapshot
-from .failures import disk_failures, translated
+from .failures import NoMemoryError, disk_failures, translated
 from .identity import Claim, Identity, claim, move_aside
-from .loop import fit
 from .precision import resolve_mode
 from .processes import Group, join
+from .recovery import Recovery
 from .schedules import SHAPES
 from .session import Session, open_session, pick_device, put_back, resolve, snapshot_of
 from .state import TrainingState
@@ -50,12 +50,13 @@ class Leaving(Exception):  # noqa: N818 - a wish, not an error
 
 def execute(prepared: Prepared, *, overwrite: bool, console: Console) -> int:
     """Trains, exports and returns the exit code. Raises ``ProblemsError`` for what stops a run."""
-    group = join()
-    try:
-        with disk_failures(Path(prepared.config.output_dir)):
-            return _execute(prepared, group, overwrite, console)
-    finally:
-        group.leave()
+    with translated():
+        group = join()
+        try:
+            with disk_failures(Path(prepared.config.output_dir)):
+                return _execute(prepared, group, overwrite, console)
+        finally:
+            group.leave()
 
 
 def _execute(prepared: Prepared, group: Group, overwrite: bool, console: Console) -> int:
@@ -86,21 +87,23 @@ def follow(
     identity = Identity.of(config, prepared.description.fingerprint, data)
     group.wait()  # the first process has filled the caches
     session = open_session(prepared, config, data, device, lambda phase, done, total: None, group)
+    store = CheckpointStore(folder.checkpoints, identity=identity.digest, keep=config.keep_checkpoints)
     if step:
-        store = CheckpointStore(folder.checkpoints, identity=identity.digest, keep=config.keep_checkpoints)
         snapshot = store.load(step)
         state.restore(snapshot.state["training"])
         put_back(session, snapshot)
     group.wait()
-    guard = Guard(state, session.batches, session.job.precision)
+    guard = Guard(state, session.batches, session.job.precision, unheard, spikes=config.spike_guard)
     try:
         with translated():
-            fit(session.job, state, lambda event: guard(event, state.step), control)
-    except ProblemsError as error:
-        if any(problem.code == "LS6001" for problem in error.problems):  # the first process says it
-            return exit_code(error.problems)
-        raise
+            Recovery(session, state, store, control, lambda event: guard(event, state.step)).train()
+    except (DivergedError, NoMemoryError) as error:  # all processes stop alike, and the first one says it
+        return exit_code(error.problems)
     return control.exit_code
+
+
+def unheard(event: Event) -> None:
+    """Where the first process alone speaks."""
 
 
 class Run:
@@ -248,7 +251,7 @@ class Run:
         saving = self._watch(session, exports)
         if state.step:  # a process killed between checkpoint and export left the second one out
             saving.save(state.step)
-        fit(job, state, self.bus.emit, self.control)
+        Recovery(session, state, self.store, self.control, self.bus.emit, saving).train()
         saving.require(state.step)
         if self.control.take("stop"):
             self._say("run.left", step=state.step, total=job.total_steps)
@@ -264,7 +267,7 @@ class Run:
         config, state, job = self.config, self.state, session.job
         saving = Saving(
             self.store,
-            lambda: snapshot_of(session, state),
+            lambda: snapshot_of(job, state),
             exports,
             self.folder,
             state,
@@ -275,7 +278,8 @@ class Run:
             keep_exports=config.keep_exports,
             remake=self._remake,
         )
-        self.bus.add([Guard(state, session.batches, job.precision)])
+        guard = Guard(state, session.batches, job.precision, self.bus.emit, spikes=config.spike_guard)
+        self.bus.add([guard])
         if config.logging.tensorboard:
             self._say("run.board", path=self.folder.root)
             board = TensorBoard(

@@ -10,6 +10,31 @@ from lora_scripts.core.problems import Problem, ProblemsError
 
 GONE = ("Connection closed by peer", "Connection reset by peer")
 """What is said to a process when another one of the same run is gone."""
+FULL = ("DefaultCPUAllocator: can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "backend out of memory")
+"""What is said for want of memory by those who have no exception of its own for it."""
+LOST = ("CUDA error", "CUDA driver error", "CUDA unknown error", "No CUDA GPUs are available",
+        "CUBLAS_STATUS_EXECUTION_FAILED", "CUBLAS_STATUS_INTERNAL_ERROR",
+        "CUDNN_STATUS_EXECUTION_FAILED", "CUDNN_STATUS_INTERNAL_ERROR")  # fmt: skip
+"""What libraries say in place of ``torch.AcceleratorError`` when the card is gone."""
+
+
+class NoMemoryError(ProblemsError):
+    """LS3901, raised by all processes of a run at the same window, whichever of them lacks the memory."""
+
+    def __init__(self) -> None:
+        super().__init__(Problem("LS3901"))
+
+
+class UnreadableError(ProblemsError):
+    """LS3903: the examples of a window cannot be read. Nothing of it has been learnt yet."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    import torch
+
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in FULL)
 
 
 @contextmanager
@@ -34,12 +59,13 @@ def translated() -> Iterator[None]:
 
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise ProblemsError(Problem("LS3901")) from None
-    except torch.AcceleratorError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ProblemsError(Problem("LS7001", {"reason": reason})) from None
-    except RuntimeError as error:
-        if not any(sign in str(error) for sign in GONE):
-            raise
-        raise ProblemsError(Problem("LS7002", {"rank": "?", "code": "?"})) from None
+    except (MemoryError, RuntimeError) as error:
+        said = str(error)
+        if is_out_of_memory(error):
+            raise ProblemsError(Problem("LS3901")) from None
+        if isinstance(error, torch.AcceleratorError) or any(sign in said for sign in LOST):
+            reason = (said.strip().splitlines() or [type(error).__name__])[0]
+            raise ProblemsError(Problem("LS7001", {"reason": reason})) from None
+        if any(sign in said for sign in GONE):
+            raise ProblemsError(Problem("LS7002", {"rank": "?", "code": "?"})) from None
+        raise

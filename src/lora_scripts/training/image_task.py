@@ -34,6 +34,7 @@ from .state import TrainingState
 from .task import Opened, PreviewMaker, Progress
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from .session import Session
@@ -60,6 +61,11 @@ class Pictures:
 
     def name(self, index: int) -> str:
         return self.samples[index].picture.path.name
+
+    def sizes(self) -> np.ndarray:
+        import numpy as np
+
+        return np.array([each.placement.bucket.width * each.placement.bucket.height for each in self.samples])
 
 
 class ImageTask:

@@ -20,6 +20,7 @@ from lora_scripts.core.seeds import derive_seed
 from . import optimizers
 from .averages import MovingAverage
 from .batches import Batches, Window
+from .failures import NoMemoryError, is_out_of_memory
 from .objective import Objective
 from .precision import Precision
 from .processes import Group
@@ -51,14 +52,16 @@ def fit(job: Job, state: TrainingState, emit: Emit, control: Control) -> None:
     """Trains until ``job.total_steps`` windows are consumed or ``control`` asks to leave.
 
     After every window a ``StepDone`` goes to ``emit``; listeners save, validate and preview there, so that
-    they always see a whole step. Raises what a listener raises, such as a guard's ``ProblemsError``.
+    they always see a whole step. Raises what a listener raises, such as a guard's ``DivergedError``, and
+    ``NoMemoryError`` before anything of a window has changed the run: it may be taken again.
     """
     control.poll()
     if all_leave(job, control):
         return
     for window in job.batches.windows(state.step, job.total_steps):
         started = time.perf_counter()
-        rates = optimizers.set_rates(job.optimizer, job.schedule.factor(state.updates))
+        factor = job.schedule.factor(state.updates) * state.rate_factor
+        rates = optimizers.set_rates(job.optimizer, factor)
         loss = backward(job, window, state.step)
         norm = update(job, state, loss)
         state.step += 1
@@ -88,7 +91,10 @@ def all_leave(job: Job, control: Control) -> bool:
 
 
 def backward(job: Job, window: Window, step: int) -> float:
-    """Accumulates the window's gradient and returns its loss (the weighted mean, unscaled)."""
+    """Accumulates the window's gradient and returns its loss (the weighted mean, unscaled).
+
+    Raises ``NoMemoryError`` in every process where any of them lacks memory; no gradient is left then.
+    """
     import torch
 
     job.optimizer.zero_grad(set_to_none=True)
@@ -97,7 +103,24 @@ def backward(job: Job, window: Window, step: int) -> float:
         for term, weight in job.objective.weights(batch).items():
             totals[term] += weight
     totals = job.group.total(totals)
-    loss = torch.zeros((), device=job.precision.device)
+    loss, short = torch.zeros((), device=job.precision.device), False
+    try:
+        accumulate(job, window, step, totals, loss)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        short = True  # the others must hear of it: they wait for this process's part
+    summed, short = job.group.reduce(job.parameters.values(), loss, short)
+    if short:
+        job.optimizer.zero_grad(set_to_none=True)
+        raise NoMemoryError
+    return summed
+
+
+def accumulate(job: Job, window: Window, step: int, totals: Mapping[str, float], loss: torch.Tensor) -> None:
+    """Backpropagates each of the window's micro-batches and adds its part to ``loss`` in place."""
+    import torch
+
     for micro, batch in zip(window.numbers, window.batches, strict=True):
         # dropout must depend on the step alone, or a resumed run would draw other masks
         torch.manual_seed(derive_seed(job.seed, "dropout", step, micro))
@@ -111,7 +134,6 @@ def backward(job: Job, window: Window, step: int) -> float:
         part = torch.stack(terms).sum()
         job.precision.scaler.scale(part).backward()
         loss += part.detach()
-    return float(job.group.reduce(job.parameters.values(), loss))
 
 
 def update(job: Job, state: TrainingState, loss: float) -> float:
@@ -133,6 +155,7 @@ def update(job: Job, state: TrainingState, loss: float) -> float:
         state.skipped_in_a_row = 0
     else:
         state.skipped_in_a_row += 1
+        state.skipped += 1
     scaler.update()
     return norm
 

@@ -42,10 +42,13 @@ class Group:
         values = self._summed(list(weights.values()), "float64")
         return dict(zip(weights, values.tolist(), strict=True))
 
-    def reduce(self, parameters: Iterable[torch.nn.Parameter], loss: torch.Tensor) -> torch.Tensor:
-        """Adds up gradients in one flat float32 buffer, a missing one as zeros; returns the summed loss."""
+    def reduce(
+        self, parameters: Iterable[torch.nn.Parameter], loss: torch.Tensor, failed: bool
+    ) -> tuple[float, bool]:
+        """Adds up gradients in one flat float32 buffer, a missing one as zeros. Returns the summed loss, and
+        whether any process has ``failed`` to compute its part: nothing of the sums is then of use."""
         if self.size == 1:
-            return loss
+            return float(loss), failed
         import torch
 
         held = list(parameters)
@@ -53,14 +56,16 @@ class Group:
             torch.zeros(p.numel(), device=p.device) if p.grad is None else p.grad.detach().float().flatten()
             for p in held
         ]
-        flat = torch.cat([*parts, loss.detach().float().reshape(1)])
+        told = loss.detach().float().reshape(1)
+        flat = torch.cat([*parts, told, torch.full_like(told, float(failed))])
         torch.distributed.all_reduce(flat)
         start = 0
         for parameter in held:
             stop = start + parameter.numel()
             parameter.grad = flat[start:stop].view_as(parameter).to(parameter.dtype)
             start = stop
-        return flat[-1]
+        summed, failures = flat[-2:].tolist()
+        return summed, failures > 0
 
     def agree(self, flags: Mapping[str, bool]) -> dict[str, bool]:
         """What any process asks for, all of them know."""

@@ -86,6 +86,8 @@ def write_result(folder: RunFolder, state: TrainingState, status: str, **more: A
         "status": status,
         "step": state.step,
         "updates": state.updates,
+        "skipped": state.skipped,
+        "rollbacks": len(state.rollbacks),
         "train_loss": state.last_loss,
         "validation_loss_before": state.loss_before,
         "validation_loss_after": state.loss_after,

@@ -71,7 +71,8 @@ def resolve(prepared: Prepared, mode: str) -> RunConfig:
 
 @dataclass
 class Session:
-    """The objects of one attempt at one run. ``data``: the fingerprint of what is learnt from."""
+    """The objects of one attempt at one run. ``data``: the fingerprint of what is learnt from; ``start``: the
+    adapter as it is before the first window, in the computer's memory."""
 
     config: RunConfig
     task: Task
@@ -86,6 +87,7 @@ class Session:
     lend: Lender
     extra: Any
     notes: list[Noted]
+    start: Snapshot
 
 
 def open_session(
@@ -140,7 +142,7 @@ def open_session(
     )
     return Session(
         config, task, family, model, adapter, dataset, data, batches, job, evaluator, lend, opened.extra,
-        opened.notes,
+        opened.notes, in_memory(snapshot_of(job, TrainingState())),
     )  # fmt: skip
 
 
@@ -153,9 +155,17 @@ def _evaluation_weights(job: Job, optimizer: str) -> Callable[[], Values] | None
     return None
 
 
-def snapshot_of(session: Session, state: TrainingState) -> Snapshot:
+def in_memory(snapshot: Snapshot) -> Snapshot:
+    """A copy that training does not change and that takes nothing of a card."""
+    adapter, optimizer = (
+        {name: value.to("cpu", copy=True) for name, value in tensors.items()}
+        for tensors in (snapshot.adapter, snapshot.optimizer)
+    )
+    return Snapshot(snapshot.step, adapter, optimizer, snapshot.state)
+
+
+def snapshot_of(job: Job, state: TrainingState) -> Snapshot:
     """Everything that the next window depends on, as it is now."""
-    job = session.job
     names = {parameter: name for name, parameter in job.parameters.items()}
     tensors, scalars = optimizers.pack_state(job.optimizer, names)
     if job.average is not None:
@@ -184,6 +194,7 @@ def put_back(session: Session, snapshot: Snapshot) -> None:
         for name, parameter in job.parameters.items():
             parameter.copy_(snapshot.adapter[name])
     kept = {name: value for name, value in snapshot.optimizer.items() if not name.startswith(EMA)}
+    job.optimizer.state.clear()  # at the start there is none
     optimizers.unpack_state(job.optimizer, job.parameters, kept, snapshot.state["optimizer"])
     if job.average is not None:
         with torch.no_grad():

@@ -22,6 +22,8 @@ from .precision import Precision
 from .state import TrainingState
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from .session import Session
 
 Progress = Callable[[str, int, int], None]
@@ -41,6 +43,10 @@ class Examples(Protocol):
 
     def name(self, index: int) -> str:
         """What a person calls it: a picture's file, a row's file and line."""
+        ...
+
+    def sizes(self) -> np.ndarray:
+        """(n,) how much each takes up of what is computed, pixels or tokens, to compare them by."""
         ...
 
 

@@ -66,6 +66,9 @@ class Texts:
     def name(self, index: int) -> str:
         return str(self.table.place(int(self.rows[index])))
 
+    def sizes(self) -> np.ndarray:
+        return self.table.lengths[self.rows]
+
 
 def item_of(row: TokenRow) -> dict[str, Any]:
     """A row as tensors: ``ids`` and ``targets``, of a pair also those of the rejected answer."""

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_scripts.core.events import Event, Previewed, StepDone, Validated
+from lora_scripts.core.events import Event, Previewed, RolledBack, StepDone, Validated
 
 from .figures import figures
 
@@ -63,6 +63,9 @@ class TensorBoard:
                 self._scalars(event, step)
             if step % self.histogram_every_steps == 0 or step == 1:
                 self._distributions(step)
+        elif isinstance(event, RolledBack):
+            self.close()
+            self.purge_step = event.to_step + 1
         elif isinstance(event, Validated):
             self._scalars(event, step)
         elif isinstance(event, Previewed):

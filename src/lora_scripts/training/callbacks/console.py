@@ -24,6 +24,7 @@ from lora_scripts.core.events import (
     PhaseProgress,
     Previewed,
     Resumed,
+    RolledBack,
     RunStarted,
     Saved,
     SaveFailed,
@@ -164,6 +165,9 @@ def _line(event: Event, step: int) -> str | None:
         case Resumed():
             changed = [say("run.resumed_changed", change=change) for change in event.changed]
             return "\n".join([say("run.resumed", checkpoint=event.checkpoint, step=step), *changed])
+        case RolledBack():
+            shown = {"factor": f"{event.rate_factor:g}", "examples": ", ".join(event.examples)}
+            return say(f"run.rolled_back.{event.cause}", **event.model_dump() | shown)
         case Previewed():
             answers = [f"  {printable(text, ANSWER)}" for text in event.texts]
             return "\n".join([say("run.previewed", step=step, count=len(event.files)), *answers])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from lora_scripts.core.catalogue import render
 from lora_scripts.core.control import Control
-from lora_scripts.core.events import Emit, Event, Noted, Saved, SaveFailed, StepDone
+from lora_scripts.core.events import Emit, Event, Noted, RolledBack, Saved, SaveFailed, StepDone
 from lora_scripts.core.paths import RunFolder
 from lora_scripts.core.problems import Problem, ProblemsError
 from lora_scripts.preflight.machine import free_disk
@@ -55,6 +56,8 @@ class Saving:
         self.refusal = ""
 
     def __call__(self, event: Event, step: int) -> None:
+        if isinstance(event, RolledBack):
+            self._forget(event.to_step)
         if not isinstance(event, StepDone):
             return
         due = step % self.every_steps == 0 or step in (self.total_steps, self.retry_step)
@@ -71,6 +74,9 @@ class Saving:
                 self.remake()
                 problem = Problem("LS5031", {"path": str(self.folder.root), "step": step}, severity="warning")
                 self.emit(Noted(code=problem.code, text=render(problem)))
+            if problems := self._spoiled(step):
+                self.emit(Noted(code=problems[0].code, text=render(problems[0])))
+                return
             written = self._write(step)
         except OSError as error:
             self._refused(step, error)
@@ -96,8 +102,24 @@ class Saving:
         return export
 
     def _pinned(self) -> set[int]:
-        """What is kept whatever its age: the best one, and the one that this attempt went on from."""
-        return {self.resumed_from, self.state.best_step or 0} - {0}
+        """What is kept whatever its age: the best one, the one that this attempt went on from, and while
+        windows go wrong the one that the run may have to go back to."""
+        since = self.state.trouble_since
+        back = None if since is None else self.store.way_back(since, self.state.rollbacks)
+        return {self.resumed_from, self.state.best_step or 0, back or 0} - {0}
+
+    def _spoiled(self, step: int) -> list[Problem]:
+        """Why a state is never written: weights that are not finite."""
+        broken = self.snapshot().not_finite()
+        return [Problem("LS6003", {"step": step, "name": broken}, severity="warning")] if broken else []
+
+    def _forget(self, step: int) -> None:
+        """What was saved after ``step`` is no part of the run any more."""
+        self.saved_step = self.retry_step = None
+        self.store.give_up_after(step)
+        best = self.state.best_step
+        if best is not None and self.exports.has(best):
+            self.exports.keep_best(best)
 
     def _refused(self, step: int, error: OSError) -> None:
         self.refusal = error.strerror or str(error)
@@ -115,9 +137,12 @@ class Saving:
             return 0
 
     def require(self, step: int) -> None:
-        """Saves, and raises ``ProblemsError`` (LS3951) where the disk refuses: the process is leaving."""
+        """Saves, and raises ``ProblemsError`` where that is refused, by the disk (LS3951) or for weights that
+        are not finite (LS6003): the process is leaving."""
         self.save(step)
         if self.saved_step != step:
+            if problems := self._spoiled(step):
+                raise ProblemsError(replace(problem, severity="error") for problem in problems)
             told = {"path": str(self.folder.root), "free": self._free(), "reason": self.refusal}
             raise ProblemsError(Problem("LS3951", told))
 

@@ -58,17 +58,19 @@ class Sentences:
         session, settings = self.session, self.settings
         model = cast(TextModel, session.model)
         set_training(model, session.adapter, False)
-        with session.lend(), session.job.precision.autocast():
-            answers = generate_texts(
-                model,
-                settings.prompts,
-                system=session.config.system,
-                max_new_tokens=settings.max_new_tokens,
-                temperature=settings.temperature,
-                seed=settings.seed,
-                thinking=self.thinking,
-            )
-        set_training(model, session.adapter, True)
+        try:
+            with session.lend(), session.job.precision.autocast():
+                answers = generate_texts(
+                    model,
+                    settings.prompts,
+                    system=session.config.system,
+                    max_new_tokens=settings.max_new_tokens,
+                    temperature=settings.temperature,
+                    seed=settings.seed,
+                    thinking=self.thinking,
+                )
+        finally:  # training goes on where a preview finds no memory
+            set_training(model, session.adapter, True)
         path = self._file(step)
         asked = {
             "step": step,

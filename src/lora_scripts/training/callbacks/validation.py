@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -105,7 +106,7 @@ class Validation:
         found = self.evaluator.measure()
         loss = self.state.loss_after = found.loss
         self.state.metrics_after = found.metrics
-        best = self.state.best_loss is None or loss < self.state.best_loss
+        best = math.isfinite(loss) and (self.state.best_loss is None or loss < self.state.best_loss)
         if best:
             self.state.best_loss, self.state.best_step = loss, step
             self.state.validations_without_gain = 0
