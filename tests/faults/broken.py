@@ -58,7 +58,8 @@ def examples_in(batch) -> int:
 def small_memory(
     monkeypatch, room: int, *, first: int = 1, error: Callable[[], Exception] | None = None
 ) -> list[int]:
-    """From the ``first`` micro-batch on, memory holds ``room`` examples. Returns the sizes that were asked."""
+    """From the ``first`` micro-batch on, memory holds ``room`` examples. Returns the sizes that were asked
+    for."""
     asked: list[int] = []
 
     def wrap(real):

@@ -66,9 +66,7 @@ def test_a_run_goes_back_and_ends_well_and_resumes_bit_for_bit(task, request, mo
     assert bytes_of(desk, "whole", task) == bytes_of(desk, "cut", task)
 
 
-def test_a_run_that_is_cut_while_windows_go_wrong_goes_back_as_if_it_had_not_been(
-    request, monkeypatch
-):
+def test_a_run_that_is_cut_while_windows_go_wrong_goes_back_as_if_it_had_not_been(request, monkeypatch):
     desk = desk_of("texts", request)
     desk.config(**QUICK)
     poison(monkeypatch, (6, 7, 8))
