@@ -175,7 +175,7 @@ def test_weights_that_are_not_finite_are_never_written(average, request, monkeyp
     desk.config(**QUICK | {"ema_decay": 0.9})
     Planted(monkeypatch, 6, average)
     done = desk.train("run.yaml", "--output-dir", "bad")
-    assert "step 6: NOT SAVED: the weights are not finite (" in done.out
+    assert "LS6003 Warning: step 6 is not saved: the weights are not finite any more (" in done.out
     assert all_finite(desk.root / "bad")
     if average:  # nothing that is learnt from tells, so the run goes on until it has to be saved
         assert done.code == 5, done.text
