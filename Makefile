@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-text demo-base demo-captioner demo-reference test test-all test-gpu lint type format docs check
+.PHONY: help setup demo demo-text demo-base demo-captioner demo-reference test test-all test-gpu fuzz lint type format docs check
 
 help:  ## List what can be done
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ test-all: setup  ## Run the slow tests too (.venv/bin/python -m pytest -m "not g
 
 test-gpu: setup  ## Run the tests that need an NVIDIA card (.venv/bin/python -m pytest -m gpu)
 	$(VENV) -m pytest -m gpu
+
+fuzz: setup  ## Try 40,000 damaged configurations, pictures, tables and weights; half an hour (.venv/bin/python -m tests.fuzz)
+	$(VENV) -m tests.fuzz
 
 lint: setup  ## Look for mistakes in the code's style (.venv/bin/python -m ruff check .)
 	$(VENV) -m ruff check .

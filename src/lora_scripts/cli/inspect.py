@@ -30,8 +30,18 @@ def inspect(
         typer.echo("\n".join(report_lines(report)))
 
 
+LONGEST = 2000
+"""Characters of a line: names and metadata are whatever the file says."""
+
+
 def report_lines(report: Report) -> list[str]:
-    """The report as lines of text in the language in use."""
+    """The report as lines of text in the language in use, with nothing in it that a terminal obeys."""
+    from lora_scripts.data.text_files import printable
+
+    return [printable(line, LONGEST) for line in _lines(report)]
+
+
+def _lines(report: Report) -> list[str]:
     from lora_scripts.families._signatures import title
 
     kind = title(report.kind) or say("model.kind.unknown")

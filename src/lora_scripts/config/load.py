@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +11,10 @@ from pydantic import BaseModel, ValidationError
 from lora_scripts.core.lookup import did_you_mean
 from lora_scripts.core.problems import Location, Problem, ProblemsError, raise_errors
 
+from .document import Document, Key, PlainValues, read_document, tree_of
 from .schema import DEFAULTS, OWN_RATE, OWN_SCHEDULE, RATES, TASK_ALIASES, RunConfig, foreign_keys, section_of
 
 EXCLUSIVE = (("epochs", "max_steps"), ("validation.data_dir", "validation.split"))
-MAX_CONFIG_BYTES = 1_000_000
-FULL_WIDTH_KEY = re.compile(r"\s*[\w.-]+\s*：")
-Key = tuple[str | int, ...]
-
-
-@dataclass
-class _Document:
-    """Plain values, and where in the user's file or command line each key stands."""
-
-    values: dict[str, Any] = field(default_factory=dict)
-    places: dict[Key, Location] = field(default_factory=dict)
-
-    def place(self, key: Key) -> Location | None:
-        for length in range(len(key), -1, -1):
-            if found := self.places.get(key[:length]):
-                return found
-        return None
-
-    def has(self, dotted: str) -> bool:
-        return tuple(dotted.split(".")) in self.places
 
 
 def load_config(
@@ -46,7 +25,7 @@ def load_config(
     Raises ``ProblemsError`` with everything that is wrong in the file and in the overrides.
     """
     problems: list[Problem] = []
-    document = _read_file(path, problems) if path else _Document()
+    document = read_document(path, problems) if path else Document()
     given = [(text, f"--set {text}") for text in overrides]
     if output_dir is not None:
         given.append((f"output_dir={_quoted(output_dir)}", "--output-dir"))
@@ -65,7 +44,7 @@ def _by_place(problem: Problem) -> tuple[int, int]:
 
 def from_values(values: Mapping[str, Any], source: str) -> RunConfig:
     """A config from plain values, such as a LoRA's header; ``source`` is named in problems."""
-    document = _Document(dict(values), {(): Location(source)})
+    document = Document(dict(values), {(): Location(source)})
     problems: list[Problem] = []
     config = _validate(document, problems)
     raise_errors(problems)
@@ -91,97 +70,8 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _read_file(path: Path, problems: list[Problem]) -> _Document:
-    name = str(path)
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise ProblemsError(Problem("LS1012", {"path": name}))
-        raw = path.read_bytes()
-    except OSError as error:
-        raise ProblemsError(
-            Problem("LS1001", {"path": name, "reason": error.strerror or str(error)})
-        ) from None
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise ProblemsError(Problem("LS1002", {}, Location(name, line))) from None
-    return _parse(text, name, problems)
-
-
-def _parse(text: str, name: str, problems: list[Problem]) -> _Document:
-    from ruamel.yaml import YAML
+def _apply_overrides(document: Document, given: Sequence[tuple[str, str]], problems: list[Problem]) -> None:
     from ruamel.yaml.constructor import DuplicateKeyError
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
-    document = _Document(places={(): Location(name)})
-    try:
-        tree = YAML(typ="rt", pure=True).load(text)
-    except DuplicateKeyError as error:
-        mark = error.problem_mark
-        key = re.search(r'found duplicate key "([^"]*)"', str(error.problem or ""))
-        problems.append(Problem("LS1005", {"key": key[1] if key else "?"}, _at(name, mark)))
-        yaml = YAML(typ="rt", pure=True)
-        yaml.allow_duplicate_keys = True
-        tree = yaml.load(text)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise ProblemsError(_syntax(text, name, mark, error)) from None
-    except (YAMLError, ValueError, RecursionError) as error:
-        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ProblemsError(Problem("LS1003", {"detail": detail}, Location(name))) from None
-    if tree is None:
-        tree = {}
-    if not isinstance(tree, Mapping):
-        raise ProblemsError(Problem("LS1004", {}, Location(name, 1)))
-    document.values = _plain(tree, name, (), document.places)
-    return document
-
-
-def _at(name: str, mark: Any) -> Location:
-    return Location(name, mark.line + 1, mark.column + 1) if mark else Location(name)
-
-
-def _syntax(text: str, name: str, mark: Any, error: Any) -> Problem:
-    """The plainest true sentence about a syntax error: a known habit first, the parser's words else."""
-    lines = text.splitlines()
-    last = min(mark.line, len(lines) - 1) if mark else -1
-    for number in range(last, max(-1, last - 2), -1):
-        if FULL_WIDTH_KEY.match(lines[number]):
-            return Problem("LS1013", {"text": lines[number].strip()}, Location(name, number + 1))
-        if "\t" in lines[number][: len(lines[number]) - len(lines[number].lstrip())]:
-            return Problem("LS1014", {}, Location(name, number + 1))
-    detail = str(error.problem or error.context or "").strip()
-    return Problem("LS1003", {"detail": detail}, _at(name, mark))
-
-
-def _plain(node: Any, name: str, key: Key, places: dict[Key, Location]) -> Any:
-    """ruamel's tree as plain Python values; the place of every key goes into ``places``."""
-    marks: Any = getattr(node, "lc", None)
-    if isinstance(node, Mapping):
-        result = {}
-        for child, value in node.items():
-            text = str(child)
-            line, column = marks.key(child)
-            places[(*key, text)] = Location(name, line + 1, column + 1)
-            result[text] = _plain(value, name, (*key, text), places)
-        return result
-    if isinstance(node, list):
-        items = []
-        for index, value in enumerate(node):
-            line, column = marks.item(index)
-            places[(*key, index)] = Location(name, line + 1, column + 1)
-            items.append(_plain(value, name, (*key, index), places))
-        return items
-    for kind in (bool, int, float, str):
-        if isinstance(node, kind):
-            return kind(node)
-    return None if node is None else str(node)
-
-
-def _apply_overrides(document: _Document, given: Sequence[tuple[str, str]], problems: list[Problem]) -> None:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
 
     for text, shown in given:
         dotted, equals, raw = text.partition("=")
@@ -189,8 +79,8 @@ def _apply_overrides(document: _Document, given: Sequence[tuple[str, str]], prob
             problems.append(Problem("LS1011", {"text": text}, Location("--set")))
             continue
         try:
-            value = _plain(YAML(typ="rt", pure=True).load(raw), shown, (), {})
-        except (YAMLError, ValueError):
+            value = PlainValues(shown, {}, problems).of(tree_of(raw, shown), ())
+        except (ProblemsError, DuplicateKeyError, RecursionError):
             value = raw
         key = tuple(dotted.strip().split("."))
         _displace(document, dotted.strip())
@@ -201,10 +91,12 @@ def _apply_overrides(document: _Document, given: Sequence[tuple[str, str]], prob
                 child = target[part] = {}
             target = child
         target[key[-1]] = value
+        for length in range(1, len(key)):
+            document.places.setdefault(key[:length], Location(shown))
         document.places[key] = Location(shown)
 
 
-def _displace(document: _Document, dotted: str) -> None:
+def _displace(document: Document, dotted: str) -> None:
     """An override of one of two exclusive keys takes the other one's place."""
     for pair in EXCLUSIVE:
         if dotted in pair:
@@ -217,14 +109,14 @@ def _displace(document: _Document, dotted: str) -> None:
                 target.pop(other[-1], None)
 
 
-def _check_exclusive(document: _Document, problems: list[Problem]) -> None:
+def _check_exclusive(document: Document, problems: list[Problem]) -> None:
     for first, second in EXCLUSIVE:
         if document.has(first) and document.has(second) and not _is_null(document, first, second):
             where = document.place(tuple(second.split(".")))
             problems.append(Problem("LS1009", {"first": first, "second": second}, where))
 
 
-def _is_null(document: _Document, *dotted: str) -> bool:
+def _is_null(document: Document, *dotted: str) -> bool:
     def value(name: str) -> Any:
         target: Any = document.values
         for part in name.split("."):
@@ -234,7 +126,7 @@ def _is_null(document: _Document, *dotted: str) -> bool:
     return any(value(name) is None for name in dotted)
 
 
-def _fill_in(document: _Document) -> None:
+def _fill_in(document: Document) -> None:
     """What depends on the task where nothing is said. A text file's folder is the one that it lies in."""
     values = document.values
     task = values.get("task_type", "image-generation")
@@ -243,8 +135,10 @@ def _fill_in(document: _Document) -> None:
     if optimizer in OWN_RATE:
         values.setdefault("learning_rate", OWN_RATE[optimizer])
     for key, value in DEFAULTS.get(str(task), {}).items():
-        if key != "epochs" or values.get("max_steps") is None:
+        if key != "epochs":
             values.setdefault(key, value)
+        elif values.get("epochs") is None and values.get("max_steps") is None:
+            values["epochs"] = value
     if "train_data_dir" not in values:
         datasets = values.get("datasets")
         entry = datasets[0] if isinstance(datasets, list) and datasets else None
@@ -256,7 +150,7 @@ def _fill_in(document: _Document) -> None:
             values["train_data_dir"] = first
 
 
-def _validate(document: _Document, problems: list[Problem]) -> RunConfig | None:
+def _validate(document: Document, problems: list[Problem]) -> RunConfig | None:
     _fill_in(document)
     try:
         config = RunConfig.model_validate(document.values)
@@ -280,7 +174,7 @@ def _validate(document: _Document, problems: list[Problem]) -> RunConfig | None:
     return config
 
 
-def _optimizer(config: RunConfig, document: _Document) -> list[Problem]:
+def _optimizer(config: RunConfig, document: Document) -> list[Problem]:
     """Rates and schedules that make no sense for the optimizer that is to use them."""
     found = []
     lowest, highest = RATES[config.optimizer]
@@ -311,7 +205,7 @@ def _model_at(key: Key) -> type[BaseModel] | None:
     return model
 
 
-def _translate(item: Any, document: _Document) -> tuple[Problem, Key]:
+def _translate(item: Any, document: Document) -> tuple[Problem, Key]:
     """One of pydantic's errors as a problem of ours, and the user's key that it is about."""
     known = {str(part) for part in item["loc"] if (*_prefix(item["loc"], part), part) in document.places}
     key: Key = tuple(part for part in item["loc"] if isinstance(part, int) or part in known)

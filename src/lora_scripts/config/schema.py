@@ -72,7 +72,9 @@ def texts(default: Any) -> Any:
 Whole = Annotated[int, BeforeValidator(_no_bool)]
 Real = Annotated[float, BeforeValidator(_no_bool)]
 PathText = Annotated[str, BeforeValidator(_printable), Field(min_length=1)]
-Every = Annotated[Whole, Field(ge=1)]
+MOST = 10**9
+"""Steps, epochs and the like: more is a slip of the finger, and no clock or float could count it."""
+Every = Annotated[Whole, Field(ge=1, le=MOST)]
 
 
 class Section(BaseModel):
@@ -114,13 +116,13 @@ class Preview(Section):
     prompts: list[Annotated[str, Field(min_length=1)]] = harmless([])
     negative_prompt: str = harmless("", "image-generation")
     every_steps: Every | None = harmless(None)
-    seed: Whole = harmless(42)
+    seed: Annotated[Whole, Field(ge=0, lt=2**63)] = harmless(42)
     steps: Annotated[Whole, Field(ge=1, le=1000)] = harmless(25, "image-generation")
     guidance_scale: Annotated[
         Literal["auto"] | Annotated[Real, Field(ge=0)] | None, BeforeValidator(_unset)
     ] = harmless(None, "image-generation")
-    width: Annotated[Whole, Field(ge=8)] | None = harmless(None, "image-generation")
-    height: Annotated[Whole, Field(ge=8)] | None = harmless(None, "image-generation")
+    width: Annotated[Whole, Field(ge=8, le=8192)] | None = harmless(None, "image-generation")
+    height: Annotated[Whole, Field(ge=8, le=8192)] | None = harmless(None, "image-generation")
     max_new_tokens: Annotated[Whole, Field(ge=1, le=4096)] = harmless(128, "text-generation")
     temperature: Annotated[Real, Field(ge=0, le=2)] = harmless(0.0, "text-generation")
 
@@ -167,7 +169,7 @@ class RunConfig(Section):
     system: str | None = texts(None)
     chat_template: PathText | None = texts(None)
     thinking: Literal["keep", "drop"] = texts("keep")
-    max_length: Literal["auto"] | Annotated[Whole, Field(ge=8)] = texts("auto")
+    max_length: Literal["auto"] | Annotated[Whole, Field(ge=8, le=MOST)] = texts("auto")
     on_long_row: Literal["truncate", "split", "drop"] = texts("truncate")
     on_bad_row: Literal["stop", "skip"] = texts("stop")
     loss_on: Literal["answers", "all"] = texts("answers")
@@ -220,8 +222,8 @@ class RunConfig(Section):
     packing: bool = texts(True)
     batch_size: Annotated[Whole, Field(ge=1, le=4096)] = 4
     gradient_accumulation_steps: Annotated[Whole, Field(ge=1, le=4096)] = 1
-    epochs: Annotated[Whole, Field(ge=1)] | None = harmless(None)
-    max_steps: Annotated[Whole, Field(ge=1)] | None = harmless(None)
+    epochs: Every | None = harmless(None)
+    max_steps: Every | None = harmless(None)
     learning_rate: Annotated[Real, Field(gt=0, le=10)] = 2e-4
     text_encoder_learning_rate: Annotated[Real, Field(gt=0, le=10)] | None = pictures(None)
     loraplus_lr_ratio: Annotated[Real, Field(ge=1, le=1000)] | None = texts(None)
@@ -235,22 +237,22 @@ class RunConfig(Section):
     lr_power: Annotated[Real, Field(gt=0, le=10)] = 1.0
     lr_min_ratio: Annotated[Real, Field(ge=0, le=1)] = 0.0
     ema_decay: Annotated[Real, Field(gt=0, lt=1)] | None = None
-    warmup_steps: Annotated[Whole, Field(ge=0)] = 0
+    warmup_steps: Annotated[Whole, Field(ge=0, le=MOST)] = 0
     max_grad_norm: Annotated[Real, Field(gt=0)] = 1.0
     spike_guard: bool = harmless(True)
     mixed_precision: Literal["auto", "fp16", "bf16", "no"] = "auto"
     gradient_checkpointing: Literal["auto"] | bool = harmless("auto")
     activation_offload: bool = harmless(False, "text-generation")
     seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 42
-    num_processes: Literal["auto"] | Annotated[Whole, Field(ge=1)] = harmless("auto")
+    num_processes: Literal["auto"] | Annotated[Whole, Field(ge=1, le=1024)] = harmless("auto")
 
     output_dir: PathText
     output_name: (
         Annotated[str, Field(pattern=r"^[^/\\:*?\"<>|\x00-\x1f.][^/\\:*?\"<>|\x00-\x1f]*$")] | None
     ) = None
     save_steps: Every = harmless(100)
-    keep_checkpoints: Annotated[Whole, Field(ge=1)] = harmless(3)
-    keep_exports: Annotated[Whole, Field(ge=0)] | None = harmless(None)
+    keep_checkpoints: Every = harmless(3)
+    keep_exports: Annotated[Whole, Field(ge=0, le=MOST)] | None = harmless(None)
     resume: Literal["auto", "never"] = harmless("auto")
 
     validation: Validation = Field(default_factory=Validation)

@@ -7,6 +7,7 @@ holds what is not a problem: progress, plans, results.
 
 from __future__ import annotations
 
+import re
 import string
 import tomllib
 from collections.abc import Iterable
@@ -21,6 +22,12 @@ from .problems import Problem, errors
 
 EXIT_CODES = {"1": 2, "2": 3, "3": 4, "4": 2, "5": 2, "6": 5, "7": 75, "9": 1}
 """First digit of a code -> exit code: config, data, machine, model, run folder, guard, device lost, bug."""
+
+
+LONGEST = 1000
+"""Characters of a parameter that are shown: a file may call a key what it likes."""
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""What terminals obey, and what turns the direction of writing: both may come from a user's file."""
 
 
 class _Formatter(string.Formatter):
@@ -55,12 +62,25 @@ def _fill(text: str, params: dict[str, Any]) -> str:
     return _Formatter().vformat(text, (), params)
 
 
+def _shown(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = _OBEYED.sub("\N{REPLACEMENT CHARACTER}", value)
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
 def message(problem: Problem, lang: str | None = None) -> str:
-    return _fill(entry(problem.code, lang)["message"], dict(problem.params))
+    return _about(problem, "message", lang)
 
 
 def fix(problem: Problem, lang: str | None = None) -> str:
-    return _fill(entry(problem.code, lang)["fix"], dict(problem.params))
+    return _about(problem, "fix", lang)
+
+
+def _about(problem: Problem, part: str, lang: str | None) -> str:
+    return _fill(
+        entry(problem.code, lang)[part], {name: _shown(value) for name, value in problem.params.items()}
+    )
 
 
 def say(key: str, lang: str | None = None, **params: Any) -> str:
@@ -74,7 +94,7 @@ def say_keys(lang: str) -> set[str]:
 
 def render(problem: Problem, lang: str | None = None) -> str:
     """``file:line:column CODE message`` and, on a second line, the remedy."""
-    place = f"{problem.where} " if problem.where else ""
+    place = f"{_shown(str(problem.where))} " if problem.where else ""
     mark = "" if problem.severity == "error" else say(f"severity.{problem.severity}", lang) + " "
     return f"{place}{problem.code} {mark}{message(problem, lang)}\n    → {fix(problem, lang)}"
 

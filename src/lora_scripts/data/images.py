@@ -89,9 +89,9 @@ def examine(
 
 def _notes(good: Iterable[tuple[Example, Picture]]) -> list[Problem]:
     named: dict[str, list[Path]] = {}
-    same: dict[str, list[str]] = {}
+    same: dict[str, list[Example]] = {}
     for example, picture in good:
-        same.setdefault(picture.sha256, []).append(example.fields["name"])
+        same.setdefault(picture.sha256, []).append(example)
         for code in picture.notes:
             named.setdefault(code, []).append(picture.path)
     found = [
@@ -104,9 +104,12 @@ def _notes(good: Iterable[tuple[Example, Picture]]) -> list[Problem]:
         for code, severity in _NOTES.items()
         if code in named
     ]
-    twins = [" = ".join(names) for names in same.values() if len(names) > 1]
+    twins = [each for each in same.values() if len(each) > 1]
     if twins:
-        found.append(Problem("LS2066", {"count": len(twins), "names": listing(twins)}, None, "warning"))
+        names = [" = ".join(str(example.fields["name"]) for example in each) for each in twins]
+        told = {"count": len(twins), "names": listing(names)}
+        place = Location(str(twins[0][0].fields["image"].parent))
+        found.append(Problem("LS2066", told, place, "warning"))
     return found
 
 

@@ -12,6 +12,7 @@ import io
 import re
 import threading
 import warnings
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,8 @@ _ENDINGS = {
     "GIF": (".gif",),
     "AVIF": (".avif",),
 }
+_BAND = 2_000_000
+"""Pixels of a band."""
 _LARGE = 16_000_000
 _one_large = threading.Lock()
 """Held while a picture above ``_LARGE`` pixels is decoded, so that memory does not grow with the threads."""
@@ -162,14 +165,36 @@ def _reason(error: Exception) -> str:
     return printable(str(error), 120) or type(error).__name__
 
 
+def _bands(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
+    """Boxes from top to bottom: what needs many bytes for a pixel needs them for a few rows at a time."""
+    width, height = size
+    rows = max(1, _BAND // width)
+    for top in range(0, height, rows):
+        yield 0, top, width, min(height, top + rows)
+
+
 def _grey16(image: Image.Image) -> Image.Image:
     """16-bit grey to 8 bits by 65535 -> 255, rounded; ``convert`` would clip at 255."""
-    values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-    grey = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
     clear = image.info.get("transparency")
+    shades, opaque = Image.new("L", image.size), Image.new("L", image.size)
+    for box in _bands(image.size):
+        values = np.clip(np.asarray(image.crop(box)).astype(np.int64), 0, 65535)
+        shades.paste(Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)), box)
+        opaque.paste(Image.fromarray(((values != clear) * 255).astype(np.uint8)), box)
     if isinstance(clear, int):
-        grey.putalpha(Image.fromarray(((values != clear) * 255).astype(np.uint8)))
-    return grey
+        shades.putalpha(opaque)
+    return shades
+
+
+def _laid_on(image: Image.Image, background: str) -> Image.Image:
+    """RGB: what is transparent shows the background."""
+    colour = ImageColor.getrgb(background)
+    laid = Image.new("RGB", image.size)
+    for box in _bands(image.size):
+        part = image.crop(box).convert("RGBA")
+        ground = Image.new("RGBA", part.size, colour)
+        laid.paste(Image.alpha_composite(ground, part).convert("RGB"), box)
+    return laid
 
 
 def _through_profile(image: Image.Image, space: str = "CMYK") -> Image.Image | None:
@@ -198,8 +223,7 @@ def _to_rgb(image: Image.Image, background: str) -> tuple[Image.Image, list[str]
     elif image.mode == "L" and not image.has_transparency_data:
         image = _through_profile(image, space="GRAY") or image
     if image.has_transparency_data:
-        ground = Image.new("RGBA", image.size, ImageColor.getrgb(background))
-        image = Image.alpha_composite(ground, image.convert("RGBA"))
+        return _laid_on(image, background), notes
     return image.convert("RGB"), notes
 
 

@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..core.problems import Location, Problem
-from .text_files import read_text
+from .text_files import chosen, read_text, two_readings
 
 CHUNK = 1 << 20
 LONGEST = 1 << 26
 """Characters of the longest line that is taken whole."""
+SHORT = 1 << 16
+"""Bytes of a text that may be valid in two encodings by chance."""
 WHOLE = 1 << 30
 """Bytes of the largest file that is read whole where it cannot be streamed."""
 
@@ -50,6 +52,10 @@ def scan(path: Path) -> Scan:
         params = {"file": path.name, "reason": error.strerror or str(error)}
         return Scan("", None, problems=(Problem("LS2013", params, Location(str(path))),))
     sha256 = digest.hexdigest()
+    if valid and size <= SHORT and (readings := two_readings(path.read_bytes())):
+        first = next(n for n, line in enumerate(readings[0].splitlines(), 1) if not line.isascii())
+        text, problem = chosen(path, readings, first)
+        return Scan(sha256, "utf-8" if text == readings[0] else "gb18030", problems=(problem,))
     if valid and (encoding == "utf-16" or nuls * 4 <= size):
         return Scan(sha256, encoding)
     if encoding == "utf-16" or nuls * 4 > size:

@@ -101,13 +101,16 @@ def fitted(
             strange.append(name)
             continue
         down, up = (header.shapes[half] for half in _halves(header.shapes, name))
+        if not down:
+            shapes.append((name, down, modules[places[0][0]][places[0][1]]))
+            continue
         trained = [(c, m) for c, m in places if (c, m) not in beside]
         shape = modules[places[0][0]][places[0][1]]
         rows = [modules[c][m][0] for c, m in places]
         rank = sum(spec.layer(c, m, modules[c][m])[0] for c, m in trained) + (
             down[0] * (len(places) - len(trained)) // len(places)
         )
-        if down[1:] != shape[1:] or up[0] != sum(rows) or len(up) < 2 or up[1] != down[0]:
+        if down[1:] != shape[1:] or up[:2] != (sum(rows), down[0]):
             wanted = (sum(rows), *shape[1:]) if len(rows) > 1 else shape
             shapes.append((name, down[1:], wanted[1:]))
         elif down[0] > rank and trained:

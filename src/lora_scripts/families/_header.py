@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lora_scripts.core.catalogue import say
 from lora_scripts.core.problems import Location, Problem, ProblemsError
@@ -18,6 +20,11 @@ MAX_HEADER = 100_000_000
 
 BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 """Bytes of one element by the header's dtype name; the rest (F8_E4M3, F8_E5M2, I8, U8, BOOL) take one."""
+BITS = {name: 8 * size for name, size in BYTES.items()} | {
+    "C64": 64, "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
+}  # fmt: skip
+"""Every dtype that the safetensors library knows."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +102,52 @@ def read_header(path: Path) -> Header:
         raw = handle.read(length)
     try:
         table = json.loads(raw)
-        metadata = table.pop("__metadata__", {})
+        metadata = check_table(table)
         shapes = {name: tuple(entry["shape"]) for name, entry in table.items()}
-        dtypes = {name: str(entry["dtype"]) for name, entry in table.items()}
-        end = max((int(entry["data_offsets"][1]) for entry in table.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        dtypes = {name: entry["dtype"] for name, entry in table.items()}
+        end = max((entry["data_offsets"][1] for entry in table.values()), default=0)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _stop("LS4004", path, kind=say("model.content.unknown")) from error
     if 8 + length + end > size:
         raise _stop("LS4005", path, size=size, expected=8 + length + end)
+    if 8 + length + end < size:
+        raise _stop("LS4004", path, kind=say("model.content.more"))
     return Header(path, shapes, dtypes, metadata, 8 + length, size)
+
+
+def check_table(table: Any) -> dict[str, str]:
+    """Takes the metadata out of a header and checks the rest as the safetensors library does, so that nothing
+    later meets a shape, an offset or a name that cannot be: entries lie end to end from 0, and each is as
+    long as its shape says.
+
+    Raises ValueError, KeyError or TypeError.
+    """
+    metadata = table.pop("__metadata__", None) if isinstance(table, dict) else None
+    if metadata is None:
+        metadata = {}
+    _ensure(isinstance(table, dict) and isinstance(metadata, dict))
+    _ensure(all(isinstance(value, str) for value in metadata.values()))
+    at = 0
+    for entry in sorted(table.values(), key=lambda entry: _pair(entry["data_offsets"])):
+        shape, (start, end) = entry["shape"], _pair(entry["data_offsets"])
+        _ensure(isinstance(shape, list) and all(map(_is_count, shape)))
+        bits = math.prod(shape) * BITS[entry["dtype"]]
+        _ensure(start == at and bits == 8 * (end - start))
+        at = end
+    for text in (*table, *metadata, *metadata.values()):
+        text.encode()
+    return metadata
+
+
+def _ensure(holds: bool) -> None:
+    if not holds:
+        raise ValueError("a header that cannot be")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    _ensure(isinstance(value, list) and len(value) == 2 and all(map(_is_count, value)))
+    return value[0], value[1]

@@ -43,7 +43,7 @@ def _denoiser(names: Shapes) -> str | None:
     extra = _first(names, "label_emb.0.0.weight", "add_embedding.linear_1.weight")
     context = _first(names, "attn2.to_k.weight")
     if extra is not None:
-        return "sdxl_refiner" if context and context[1] == 1280 else "sdxl"
+        return "sdxl_refiner" if context and context[1:2] == (1280,) else "sdxl"
     project = _first(names, "proj_in.weight")
     return "sd2" if project is not None and len(project) == 2 else "sd15"
 

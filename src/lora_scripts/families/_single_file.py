@@ -50,12 +50,18 @@ def own_shapes(layout: Layout, shapes: Shapes) -> tuple[str, dict[str, tuple[int
 
 
 def config_of(part: Component, layout: Layout, source: Source) -> dict[str, Any]:
-    """The component's configuration from its shapes; ProblemsError LS4011 where the file lacks it."""
+    """The component's configuration from its shapes; ProblemsError LS4011 where the file lacks it, LS4012
+    where a name or a side of a shape that tells its widths is not there."""
     found = own_shapes(layout, source.shapes)
+    where = Location(str(source.path))
+    told: dict[str, Any] = {"component": part.name, "path": str(source.path)}
     if found is None:
-        where = Location(str(source.path))
-        raise ProblemsError(Problem("LS4011", {"component": part.name, "path": str(source.path)}, where))
-    return layout.config(found[1])
+        raise ProblemsError(Problem("LS4011", told, where))
+    try:
+        return layout.config(found[1])
+    except (LookupError, ValueError) as error:
+        name = str(error.args[0]) if isinstance(error, KeyError) else layout.marker
+        raise ProblemsError(Problem("LS4012", told | {"names": name, "count": 1}, where)) from error
 
 
 def read(source: Source, prefix: str, keep: Iterable[str]) -> dict[str, Tensor]:

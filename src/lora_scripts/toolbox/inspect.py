@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -127,7 +128,7 @@ def _alphas(header: Header) -> tuple[float, ...]:
     """The values of all ``.alpha`` tensors, the only numbers that are read from the body."""
     from safetensors import safe_open
 
-    names = [name for name in header.shapes if name.endswith(".alpha")]
+    names = [n for n, shape in header.shapes.items() if n.endswith(".alpha") and math.prod(shape) == 1]
     if not names:
         return ()
     with safe_open(str(header.path), framework="pt") as handle:
@@ -137,7 +138,7 @@ def _alphas(header: Header) -> tuple[float, ...]:
 def _config(header: Header) -> dict[str, Any] | None:
     try:
         found = json.loads(header.metadata.get("lora_scripts_config", "null"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 
