@@ -20,6 +20,8 @@ from lora_scripts.preflight.checks.dataset import check_pictures
 from tests.fuzz.pictures import _bombs, _chunk, _png, _saved, _scene, originals
 
 SOUND = 6
+# pytest forgets the filter that the program sets when it is imported.
+pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 
 
 @cache

@@ -10,6 +10,11 @@ from tests.fuzz.case import Case, Kind, WrongAnswerError, case_of, judge
 from tests.fuzz.watch import alone, try_one
 
 MUTANTS, LINES = 500, 24
+# pytest forgets the filters that the program sets when it is imported.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning"),
+    pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning"),
+]
 
 
 @pytest.fixture(autouse=True)
