@@ -35,7 +35,7 @@ def test_every_key_is_explained_and_no_other(language):
             "resolution",
             "auto or a whole number from 8 to 4096 or a list (a whole number from 8 to 4096)",
         ),
-        ("epochs", "a whole number of at least 1; or null"),
+        ("epochs", "a whole number from 1 to 1000000000; or null"),
         ("strict", "true or false"),
         ("preview.prompts", "a list (text)"),
         ("train_data_dir", "a path"),
