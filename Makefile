@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-text demo-base demo-captioner demo-reference test test-all test-gpu fuzz lint type format docs check
+.PHONY: help setup demo demo-text demo-base demo-captioner demo-reference test test-all test-gpu fuzz torture lint type format docs check
 
 help:  ## List what can be done
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ test-gpu: setup  ## Run the tests that need an NVIDIA card (.venv/bin/python -m 
 
 fuzz: setup  ## Try 40,000 damaged configurations, pictures, tables and weights; half an hour (.venv/bin/python -m tests.fuzz)
 	$(VENV) -m tests.fuzz
+
+torture: setup  ## Kill 200 runs and damage what they saved, half an hour (.venv/bin/python -m tests.torture)
+	$(VENV) -m tests.torture
 
 lint: setup  ## Look for mistakes in the code's style (.venv/bin/python -m ruff check .)
 	$(VENV) -m ruff check .

@@ -6,6 +6,21 @@ import torch
 from lora_scripts.export.facts import ExportFacts
 from tests.families import tiny
 
+FACTS = ExportFacts(
+    name="my_style",
+    config={"learning_rate": 1e-4, "output_dir": "/home/me/secret", "cache_dir": "/tmp/c", "seed": 7},
+    data={"pictures": 3},
+    versions={"torch": "2"},
+    trigger_words=("mystyle",),
+    tag_frequency={"pics": {"a red house": 3}},
+    step=100,
+    total_steps=200,
+    epoch=2,
+    total_epochs=4,
+    pictures=60,
+    batches_per_epoch=15,
+)
+
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
@@ -34,17 +49,4 @@ def load(folder):
 
 @pytest.fixture
 def facts():
-    return ExportFacts(
-        name="my_style",
-        config={"learning_rate": 1e-4, "output_dir": "/home/me/secret", "cache_dir": "/tmp/c", "seed": 7},
-        data={"pictures": 3},
-        versions={"torch": "2"},
-        trigger_words=("mystyle",),
-        tag_frequency={"pics": {"a red house": 3}},
-        step=100,
-        total_steps=200,
-        epoch=2,
-        total_epochs=4,
-        pictures=60,
-        batches_per_epoch=15,
-    )
+    return FACTS

@@ -20,6 +20,11 @@ def cache_folder(given: str | None) -> Path:
     return user_cache_path("lora-scripts", appauthor=False)
 
 
+def _by_step(path: Path) -> tuple[int, str]:
+    """A million steps have a digit more than six."""
+    return len(path.name), path.name
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Names every file below ``output_dir``; nothing else in the project joins these paths."""
@@ -39,7 +44,8 @@ class RunFolder:
     def step_exports(self) -> list[Path]:
         """Exports of single saves, oldest first."""
         pattern = re.compile(re.escape(self.name) + r"-step\d{6,}\.safetensors")
-        return sorted(path for path in self.root.glob("*.safetensors") if pattern.fullmatch(path.name))
+        found = [path for path in self.root.glob("*.safetensors") if pattern.fullmatch(path.name)]
+        return sorted(found, key=_by_step)
 
     @property
     def best_export(self) -> Path:
@@ -52,11 +58,16 @@ class RunFolder:
     def step_adapters(self) -> list[Path]:
         """The LoRA folders of single saves, oldest first."""
         pattern = re.compile(re.escape(self.name) + r"-step\d{6,}")
-        return sorted(path for path in self.root.glob("*") if path.is_dir() and pattern.fullmatch(path.name))
+        found = [path for path in self.root.glob("*") if path.is_dir() and pattern.fullmatch(path.name)]
+        return sorted(found, key=_by_step)
 
     @property
     def best_adapter(self) -> Path:
         return self.root / f"{self.name}-best"
+
+    def written(self) -> list[Path]:
+        """Folders in which files are put in place by renaming; checkpoints have their own way."""
+        return [self.root, *self.step_adapters(), self.best_adapter, self.previews]
 
     @property
     def card(self) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_scripts.core.files import sync_folder
+from lora_scripts.core.files import make_folders, sync_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +64,7 @@ def write_gguf(
     import gguf
     import numpy as np
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(path.parent)
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     writer = gguf.GGUFWriter(str(temporary), architecture)
     try:

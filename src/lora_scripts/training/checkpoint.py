@@ -2,7 +2,8 @@
 
 ``checkpoints/step-000100/`` holds ``adapter.safetensors``, ``optimizer.safetensors``, ``state.json`` and,
 written last, ``manifest.json`` with each file's size and SHA-256. A save is written beside, made durable
-file by file, renamed into place, and only then are older ones pruned.
+file by file, renamed into place, and only then are older ones pruned. A manifest has one possible form for
+what lies beside it, so that a folder is whole if and only if its manifest is that text, byte for byte.
 """
 
 from __future__ import annotations
@@ -11,11 +12,20 @@ import json
 import os
 import shutil
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_scripts.core.files import sha256_of, sync_folder, write_durable
+from lora_scripts.core.catalogue import say
+from lora_scripts.core.files import (
+    TEMPORARY,
+    clear_unfinished,
+    make_folders,
+    sha256_of,
+    sync_folder,
+    write_durable,
+)
 from lora_scripts.export.tensors_file import read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -25,6 +35,8 @@ VERSION = 1
 ADAPTER, OPTIMIZER, STATE, MANIFEST = (
     "adapter.safetensors", "optimizer.safetensors", "state.json", "manifest.json",
 )  # fmt: skip
+WRITTEN = (ADAPTER, OPTIMIZER, STATE)
+"""What a manifest vouches for."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +81,9 @@ class CheckpointStore:
 
         Raises ``OSError`` where the disk refuses; what was there before is then untouched.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._clear_unfinished()
-        temporary = self.folder / f".tmp-{os.getpid()}-{snapshot.step:06d}"
+        make_folders(self.folder)
+        clear_unfinished(self.folder)  # only the holder of the run's lock saves
+        temporary = self.folder / f"{TEMPORARY}{os.getpid()}-{snapshot.step:06d}"
         temporary.mkdir()
         try:
             self._write(temporary, snapshot)
@@ -91,45 +103,38 @@ class CheckpointStore:
         write_durable(folder / ADAPTER, lambda handle: write_tensors(handle, snapshot.adapter))
         write_durable(folder / OPTIMIZER, lambda handle: write_tensors(handle, snapshot.optimizer))
         write_durable(folder / STATE, lambda handle: handle.write(state))
-        files = {
-            name: {"size": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)}
-            for name in (ADAPTER, OPTIMIZER, STATE)
-        }
-        manifest = {"version": VERSION, "identity": self.identity, "step": snapshot.step, "files": files}
-        text = json.dumps(manifest, sort_keys=True, indent=1).encode()
+        text = _text(self._manifest(snapshot.step, folder))
         write_durable(folder / MANIFEST, lambda handle: handle.write(text))
         sync_folder(folder)
 
-    def _clear_unfinished(self) -> None:
-        """Removes what a killed process left half written. Only the holder of the run's lock saves."""
-        for path in self.folder.glob(".tmp-*"):
-            shutil.rmtree(path, ignore_errors=True)
+    def _manifest(self, step: int, folder: Path) -> dict[str, Any]:
+        """What the manifest of the files in ``folder`` says. Raises OSError where one is missing."""
+        files = {
+            name: {"size": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)}
+            for name in WRITTEN
+        }
+        return {"version": VERSION, "identity": self.identity, "step": step, "files": files}
 
     def _prune(self, newest: int, pinned: Collection[int]) -> None:
         kept = set(self.steps()[-self.keep :]) | set(pinned) | {newest}
         for step in self.steps():
-            if step not in kept:
-                shutil.rmtree(self.path(step), ignore_errors=True)
+            if step not in kept:  # renamed first: half of a checkpoint would look like a damaged one
+                doomed = self.folder / f"{TEMPORARY}pruned-{step:06d}"
+                with suppress(OSError):
+                    os.rename(self.path(step), doomed)
+                shutil.rmtree(doomed, ignore_errors=True)
 
     def damage(self, step: int) -> str | None:
         """Why the checkpoint of ``step`` cannot be used, or None where every byte is as it was written."""
         folder = self.path(step)
         try:
-            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            if manifest["version"] != VERSION:
-                return f"version {manifest['version']}"
-            if manifest["identity"] != self.identity or manifest["step"] != step:
-                return "identity"
-            for name, facts in manifest["files"].items():
-                if (folder / name).stat().st_size != facts["size"]:
-                    return f"{name}: size"
-                if sha256_of(folder / name) != facts["sha256"]:
-                    return f"{name}: SHA-256"
-            if set(manifest["files"]) != {ADAPTER, OPTIMIZER, STATE}:
-                return MANIFEST
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            return f"{type(error).__name__}: {error}"
-        return None
+            text = (folder / MANIFEST).read_bytes()
+            expected = self._manifest(step, folder)
+        except FileNotFoundError as error:
+            return say("checkpoint.missing", name=Path(error.filename).name)
+        except OSError as error:
+            return error.strerror or str(error)
+        return None if text == _text(expected) else _difference(text, expected)
 
     def newest(self) -> tuple[int | None, dict[int, str]]:
         """The newest whole checkpoint's step, and the damage of each newer one that was passed over."""
@@ -169,4 +174,25 @@ class CheckpointStore:
         while (target := self.folder / f"damaged-{number}-step-{step:06d}").exists():
             number += 1
         self.path(step).rename(target)
+        sync_folder(self.folder)
         return target
+
+
+def _text(manifest: Mapping[str, Any]) -> bytes:
+    return json.dumps(manifest, sort_keys=True, indent=1).encode()
+
+
+def _difference(text: bytes, expected: Mapping[str, Any]) -> str:
+    """What a manifest says that is not so, for a person to read."""
+    try:
+        told = json.loads(text)
+        if told["version"] != VERSION:
+            return say("checkpoint.version", version=told["version"], known=VERSION)
+        if told["identity"] != expected["identity"] or told["step"] != expected["step"]:
+            return say("checkpoint.of_another")
+        for name, facts in expected["files"].items():
+            if told["files"][name] != facts:
+                return say("checkpoint.changed", name=name)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    return say("checkpoint.changed", name=MANIFEST)

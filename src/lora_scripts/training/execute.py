@@ -10,6 +10,7 @@ from lora_scripts.config.schema import RunConfig
 from lora_scripts.core.catalogue import exit_code, render, say
 from lora_scripts.core.control import Control
 from lora_scripts.core.events import ControlTaken, Event, Noted, PhaseProgress, Resumed, RunEnded, RunStarted
+from lora_scripts.core.files import clear_unfinished
 from lora_scripts.core.lock import RunLock
 from lora_scripts.core.paths import RunFolder
 from lora_scripts.core.problems import Problem, ProblemsError
@@ -145,6 +146,8 @@ class Run:
         config = self.config
         self.claim = claim(self.folder, self.identity, resume=config.resume)
         self.control.install_signals()
+        for place in self.folder.written():
+            clear_unfinished(place)
         records.write_start(config, self.folder, self.device)
         snapshot, damaged = self._newest() if self.claim.start == "resume" else (None, [])
         self.bus.add([Tolerant(JsonLines(self.folder.events, config.logging.every_steps), self.bus.emit)])

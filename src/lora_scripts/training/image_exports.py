@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lora_scripts.core.catalogue import say
 from lora_scripts.core.events import Emit, Exported
-from lora_scripts.core.files import write_atomic
+from lora_scripts.core.files import copy_atomic
 from lora_scripts.core.paths import RunFolder
 from lora_scripts.data.fingerprint import summary
 from lora_scripts.export.card import write_card
@@ -71,7 +71,7 @@ class ImageExports:
         return self._export(self.folder.export(step))
 
     def keep_best(self, step: int) -> None:
-        write_atomic(self.folder.best_export, self.folder.export(step).read_bytes())
+        copy_atomic(self.folder.export(step), self.folder.best_export)
 
     def prune(self, keep: int) -> None:
         for old in self.folder.step_exports()[: -keep or None]:
@@ -83,7 +83,7 @@ class ImageExports:
         self._export(folder.weights)
         with session.lend():
             proof = read_back(folder.weights, session.model, session.adapter)
-        write_atomic(folder.export(), folder.weights.read_bytes())
+        copy_atomic(folder.weights, folder.export())
         write_card(folder.card, session.model, session.adapter, self.facts())
         files = [folder.weights.name, folder.export().name, folder.card.name]
         layers = sum(proof.layers.values())

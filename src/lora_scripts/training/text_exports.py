@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lora_scripts.core.catalogue import say
 from lora_scripts.core.events import Emit, Exported
+from lora_scripts.core.files import copy_atomic
 from lora_scripts.core.paths import ADAPTER_CONFIG, ADAPTER_WEIGHTS, RunFolder
 from lora_scripts.export.peft_folder import write_peft
 from lora_scripts.export.text_facts import TextFacts
@@ -57,7 +58,7 @@ class TextExports:
             write_peft(path, cast(TextModel, self.session.model), self.session.adapter, self.facts())
 
     def has(self, step: int) -> bool:
-        return (self.folder.adapter(step) / ADAPTER_CONFIG).exists()
+        return (self.folder.adapter(step) / ADAPTER_WEIGHTS).exists()  # written last
 
     def write(self, step: int) -> Path:
         path = self.folder.adapter(step)
@@ -65,11 +66,10 @@ class TextExports:
         return path
 
     def keep_best(self, step: int) -> None:
-        fresh = self.folder.best_adapter.with_name(self.folder.best_adapter.name + ".new")
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.copytree(self.folder.adapter(step), fresh)
-        shutil.rmtree(self.folder.best_adapter, ignore_errors=True)
-        fresh.rename(self.folder.best_adapter)
+        """File by file, so that there is one at any moment: its files differ in weights and card only."""
+        files = sorted(path for path in self.folder.adapter(step).iterdir() if path.is_file())
+        for path in sorted(files, key=lambda path: path.name == ADAPTER_WEIGHTS):
+            copy_atomic(path, self.folder.best_adapter / path.name)
 
     def prune(self, keep: int) -> None:
         for old in self.folder.step_adapters()[: -keep or None]:

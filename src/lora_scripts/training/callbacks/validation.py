@@ -93,6 +93,8 @@ class Validation:
         self.patience = patience
 
     def before(self) -> None:
+        if self.patience is not None and self.state.validations_without_gain >= self.patience:
+            self.control.request("finish")  # the process that had decided so was killed before it could leave
         if self.state.loss_before is None:
             found = self.evaluator.measure()
             self.state.loss_before, self.state.metrics_before = found.loss, found.metrics

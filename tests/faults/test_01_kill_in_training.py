@@ -1,0 +1,32 @@
+"""Row 1: kill -9 at a random moment of training. Every run is finished in the end, with equal bytes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.contract.conftest import ROOT
+from tests.torture.runs import IMAGES, TEXTS
+
+KILLS = {IMAGES: 7, TEXTS: 13}
+
+
+@pytest.mark.parametrize("task", KILLS)
+def test_01_killed_at_random_moments_nothing_is_lost_and_the_bytes_are_equal(task):
+    words = ["--task", task, "--kills", str(KILLS[task]), "--seed", "8"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.torture.kills", *words],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    kinds = [line["kind"] for line in said]
+    assert kinds.count("kill") >= KILLS[task]
+    assert kinds.count("run") >= 1
+    wrong = [line for line in said if line["kind"] in ("lost", "failure")]
+    wrong += [line for line in said if line["kind"] == "damage" and not line["noticed"]]
+    assert not wrong
+    assert said[0] == {"kind": "ready", "threads": 1} or sys.platform != "linux"
