@@ -10,12 +10,12 @@ import pytest
 from tests.contract.conftest import ROOT
 from tests.torture.runs import IMAGES, TEXTS
 
-KILLS = {IMAGES: 7, TEXTS: 13}
+KILLS = {IMAGES: 5, TEXTS: 15}
 
 
 @pytest.mark.parametrize("task", KILLS)
 def test_01_killed_at_random_moments_nothing_is_lost_and_the_bytes_are_equal(task):
-    words = ["--task", task, "--kills", str(KILLS[task]), "--seed", "8"]
+    words = ["--task", task, "--kills", str(KILLS[task]), "--per-run", "20", "--seed", "8"]
     done = subprocess.run(
         [sys.executable, "-m", "tests.torture.kills", *words],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True,

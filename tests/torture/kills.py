@@ -65,6 +65,7 @@ class Worker:
     kills: int
     fresh: int
     plant: str | None
+    per_run: int
     straight: dict[runs.Kind, Straight] = field(default_factory=dict)
     fresh_seconds: float = 6.0
 
@@ -94,7 +95,7 @@ class Worker:
         """One run from its start to its end."""
         straight = self.undisturbed(kind)
         desk, killed = self.makers.desk(kind), 0
-        planned = self.chance.randint(6, 14)
+        planned = self.chance.randint(self.per_run - 4, self.per_run + 4)
         fresh = self.fresh > 0
         while not runs.finished(desk):
             left = self.fresh if fresh else self.kills
@@ -204,6 +205,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--fresh", type=int, default=0)
+    parser.add_argument("--per-run", type=int, default=10, help="kills of one run, four more or less")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--share", default="0/1", help="this worker's number / number of workers")
     parser.add_argument("--task", choices=(runs.IMAGES, runs.TEXTS))
@@ -221,9 +223,12 @@ def work(options: argparse.Namespace, folder: Path) -> None:
     makers = runs.Makers(folder)
     chance = random.Random(f"{options.seed} {at}")
     plain = [runs.Kind(task, "plain") for task in sorted({kind.task for kind in mine})]
+    desks = [Desk(folder / f"run-{number:03d}", folder) for number in range(1, len(plain) + 1)]
     forks.warm_up(lambda: [(WORDS, makers.desk(kind).root) for kind in plain], folder / "modules.txt")
     tell("ready", threads=forks.threads())
-    worker = Worker(makers, chance, options.kills, options.fresh, options.plant)
+    worker = Worker(makers, chance, options.kills, options.fresh, options.plant, options.per_run)
+    for kind, desk in zip(plain, desks, strict=True):  # half of what they took went into imports
+        worker.straight[kind] = Straight(runs.results(desk), runs.seconds(desk) / 2)
     kinds = turns(mine)
     while worker.kills > 0 or worker.fresh > 0:
         worker.torture(next(kinds))

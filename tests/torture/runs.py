@@ -62,7 +62,6 @@ class Makers:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.count = 0
 
     def base(self, task: str) -> Path:
         folder = self.root / ("base-pictures" if task == IMAGES else "base-texts")
@@ -79,8 +78,8 @@ class Makers:
 
     def desk(self, kind: Kind) -> Desk:
         """A working directory of its own, with its own cache, and ``run.yaml``."""
-        self.count += 1
-        root = self.root / f"run-{self.count:03d}"
+        number = len(list(self.root.glob("run-*"))) + 1  # a child may have made some
+        root = self.root / f"run-{number:03d}"
         root.mkdir(parents=True)
         if kind.task == IMAGES:
             write_csv(root / "pics" / "metadata.csv", draw_pictures(root / "pics", 12))
@@ -138,6 +137,12 @@ def _of_a_client(path: Path) -> bool:
 
 def unequal(one: Mapping[str, bytes], two: Mapping[str, bytes]) -> list[str]:
     return sorted(name for name in {*one, *two} if one.get(name) != two.get(name))
+
+
+def seconds(desk: Desk) -> float:
+    """How long a run took, from its first event to its last."""
+    lines = (output(desk) / "events.jsonl").read_bytes().splitlines()
+    return float(json.loads(lines[-1])["time"] - json.loads(lines[0])["time"])
 
 
 def left_over(desk: Desk) -> list[str]:
