@@ -4,7 +4,7 @@ from tests.faults.saved import bases, save  # noqa: F401 - fixtures
 from tests.torture import cuts, saves
 
 
-def test_02_killed_at_any_call_the_old_is_whole_or_the_new_and_the_next_save_works(save, tmp_path):
+def test_02_killed_at_any_call_the_old_is_whole_or_the_new_and_the_next_save_works(save, tmp_path):  # noqa: F811
     found = cuts.cut_off(save, tmp_path)
     assert found.points >= 10
     assert not found.failures

@@ -9,13 +9,13 @@ from tests.torture.calls import FSYNC, MKDIR, OPEN, REMOVE, RENAME, WRITE, Call
 from tests.torture.order import broken_rules
 
 
-def test_03_the_order_of_calls_keeps_what_was_written(save, tmp_path):
+def test_03_the_order_of_calls_keeps_what_was_written(save, tmp_path):  # noqa: F811
     found = cuts.in_order(save, tmp_path)
     assert found.points >= 10
     assert not found.failures
 
 
-def test_03_a_power_failure_after_any_call_leaves_the_old_state_or_the_new(save, tmp_path):
+def test_03_a_power_failure_after_any_call_leaves_the_old_state_or_the_new(save, tmp_path):  # noqa: F811
     found = cuts.without_power(save, tmp_path)
     assert found.points >= 30
     assert not found.failures
