@@ -118,11 +118,15 @@ class CheckpointStore:
     def _prune(self, newest: int, pinned: Collection[int]) -> None:
         kept = set(self.steps()[-self.keep :]) | set(pinned) | {newest}
         for step in self.steps():
-            if step not in kept:  # renamed first: half of a checkpoint would look like a damaged one
-                doomed = self.folder / f"{TEMPORARY}pruned-{step:06d}"
-                with suppress(OSError):
-                    os.rename(self.path(step), doomed)
-                shutil.rmtree(doomed, ignore_errors=True)
+            if step not in kept:
+                self._remove(step)
+
+    def _remove(self, step: int) -> None:
+        """Renames first: half of a checkpoint would look like a damaged one."""
+        doomed = self.folder / f"{TEMPORARY}removed-{step:06d}"
+        with suppress(OSError):
+            os.rename(self.path(step), doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
 
     def damage(self, step: int) -> str | None:
         """Why the checkpoint of ``step`` cannot be used, or None where every byte is as it was written."""
@@ -155,9 +159,10 @@ class CheckpointStore:
 
     def give_up_after(self, step: int) -> None:
         """Removes what was saved after ``step``: the run goes on from there in another way."""
-        for later in self.steps():
+        for later in reversed(self.steps()):
             if later > step:
-                shutil.rmtree(self.path(later), ignore_errors=True)
+                self._remove(later)
+        sync_folder(self.folder)
 
     def load(self, step: int) -> Snapshot:
         folder = self.path(step)
