@@ -3,14 +3,7 @@
 import pytest
 
 from lora_scripts.training import optimizers
-from tests.contract.conftest import (  # noqa: F401 - fixtures
-    ROOT,
-    make_desk,
-    make_text_desk,
-    process,
-    tiny_base,
-    tiny_chat_base,
-)
+from tests.contract.conftest import ROOT, process
 from tests.contract.several import TWO, losses
 from tests.faults.broken import QUICK, TASKS, all_finite, desk_of, events, poison, raw, steps_of
 
@@ -71,18 +64,9 @@ def test_the_optimizer_never_sees_it(request, monkeypatch):
     assert all_finite(desk.root / "one")
 
 
-@pytest.mark.parametrize(
-    ("task", "spoil"),
-    [
-        ("texts", "gradient"),
-        *[
-            pytest.param(task, spoil, marks=pytest.mark.slow)
-            for task in TASKS
-            for spoil in SPOIL
-            if (task, spoil) != ("texts", "gradient")
-        ],
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("spoil", SPOIL)
+@pytest.mark.parametrize("task", TASKS)
 def test_what_one_process_of_two_sees_takes_both_back(task, spoil, request):
     desk = desk_of(task, request)
     desk.config(**QUICK | {"batch_size": 2, "gradient_accumulation_steps": 2})

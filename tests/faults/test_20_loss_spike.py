@@ -10,12 +10,6 @@ import pytest
 from lora_scripts.core.events import StepDone
 from lora_scripts.training.callbacks.guard import ENOUGH, SPIKE, DivergedError, Guard
 from lora_scripts.training.state import TrainingState
-from tests.contract.conftest import (  # noqa: F401 - fixtures
-    make_desk,
-    make_text_desk,
-    tiny_base,
-    tiny_chat_base,
-)
 from tests.faults.broken import (
     QUICK,
     bytes_of,

@@ -5,18 +5,11 @@ import pytest
 import torch
 
 from lora_scripts.training.batches import Batches
-from lora_scripts.training.callbacks.preview import Previews
-from lora_scripts.training.callbacks.sentences import Sentences
+from lora_scripts.training.callbacks import preview, sentences
 from lora_scripts.training.failures import NoMemoryError
 from lora_scripts.training.loop import backward
-from tests.contract.conftest import (  # noqa: F401 - fixtures
-    ROOT,
-    make_desk,
-    make_text_desk,
-    process,
-    tiny_base,
-    tiny_chat_base,
-)
+from lora_scripts.training.processes import Group
+from tests.contract.conftest import ROOT, process
 from tests.contract.several import TWO, same_losses
 from tests.faults.broken import QUICK, TASKS, bytes_of, desk_of, raw, saved, small_memory, state_of, unfinish
 from tests.training.test_loop import job
@@ -56,10 +49,10 @@ def learnt(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ["texts", pytest.param("pictures", marks=pytest.mark.slow)])
 def test_the_same_step_is_taken_in_smaller_parts_and_a_resume_begins_with_them(task, request, monkeypatch):
     desk = desk_of(task, request)
-    desk.config(**NO_DROPOUT)
+    desk.config(**NO_DROPOUT | {"save_steps": 12})
     before = learnt(monkeypatch)
     assert desk.train("run.yaml", "--output-dir", "whole").code == 0
     monkeypatch.undo()
@@ -97,7 +90,7 @@ def test_with_one_example_at_a_time_it_saves_and_stops_and_goes_on_when_there_is
     small_memory(monkeypatch, 0, first=8)
     done = desk.train("run.yaml", "--output-dir", "cut")
     assert done.code == 4, done.text
-    assert done.err.count("LS3901") == 1
+    assert done.err.count("LS3901 out of memory") == 1
     assert "Traceback" not in done.text
     assert saved(desk, "cut")[-1] == "step-000007"
     monkeypatch.undo()
@@ -134,6 +127,20 @@ def test_half_a_window_leaves_no_gradient(error):
     assert all(parameter.grad is None for parameter in work.parameters.values())
 
 
+def test_a_process_that_has_memory_heeds_one_that_has_none():
+    work = job((2, 2))
+
+    class OfTwo(Group):
+        def reduce(self, parameters, loss, failed):
+            assert not failed
+            return float(loss), True
+
+    work.group = OfTwo()
+    with pytest.raises(NoMemoryError):
+        backward(work, work.batches.window(0), 0)
+    assert all(parameter.grad is None for parameter in work.parameters.values())
+
+
 def test_other_errors_are_not_taken_for_it():
     work = job((2, 2))
     work.objective.sums = lambda batch: 1 / 0
@@ -148,7 +155,8 @@ def test_other_errors_are_not_taken_for_it():
         backward(work, work.batches.window(0), 0)
 
 
-@pytest.mark.parametrize("task", ["texts", pytest.param("pictures", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
 def test_both_of_two_processes_shrink_where_one_lacks_memory(task, request):
     desk = desk_of(task, request)
     desk.config(**NO_DROPOUT | {"gradient_accumulation_steps": 2})
@@ -166,20 +174,22 @@ def test_both_of_two_processes_shrink_where_one_lacks_memory(task, request):
 
 
 @pytest.mark.parametrize(
-    ("task", "maker", "act"), [("texts", Sentences, "ask"), ("pictures", Previews, "draw")], ids=TASKS[::-1]
+    ("task", "maker", "inner"),
+    [
+        ("texts", sentences, "generate_texts"),
+        pytest.param("pictures", preview, "make_pictures", marks=pytest.mark.slow),
+    ],
 )
-def test_a_preview_without_memory_is_told_once_and_training_goes_on(task, maker, act, request, monkeypatch):
+def test_a_preview_without_memory_is_told_once_and_training_goes_on(task, maker, inner, request, monkeypatch):
     desk = desk_of(task, request)
     size = {"steps": 1, "width": 16, "height": 16} if task == "pictures" else {"max_new_tokens": 4}
     desk.config(**QUICK | {"max_steps": 4, "preview": {"prompts": ["a red house"], **size}})
     assert desk.train("run.yaml", "--output-dir", "one").code == 0
-    module = __import__(maker.__module__, fromlist=["x"])
-    inner = "generate_texts" if task == "texts" else "make_pictures"
 
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(module, inner, full)
+    monkeypatch.setattr(maker, inner, full)
     done = desk.train("run.yaml", "--output-dir", "two")
     assert done.code == 0, done.text
     assert done.out.count("LS3904") == 1

@@ -7,13 +7,7 @@ import pytest
 
 from lora_scripts.training import batches
 from lora_scripts.training.batches import Batches
-from tests.contract.conftest import (  # noqa: F401 - fixtures
-    make_desk,
-    make_text_desk,
-    tiny_base,
-    tiny_chat_base,
-)
-from tests.faults.broken import QUICK, TASKS, bytes_of, desk_of, saved
+from tests.faults.broken import QUICK, bytes_of, desk_of, saved
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +43,7 @@ def test_what_cannot_be_read_once_is_read_again_and_no_bit_changes(task, request
     assert bytes_of(desk, "whole", task) == bytes_of(desk, "again", task)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ["texts", pytest.param("pictures", marks=pytest.mark.slow)])
 def test_what_cannot_be_read_at_all_is_said_and_the_run_is_saved(task, request, monkeypatch):
     desk = desk_of(task, request)
     desk.config(**QUICK)
