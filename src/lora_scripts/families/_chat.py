@@ -120,6 +120,9 @@ class Chat:
     ) -> tuple[str, list[tuple[int, int]]]:
         from transformers.utils.chat_template_utils import render_jinja_template
 
+        from ._template_bounds import bound_templates
+
+        bound_templates()
         names = dict(self.tokenizer.special_tokens_map)
         if "date_string" in self.source:
             options["date_string"] = FIXED_DATE

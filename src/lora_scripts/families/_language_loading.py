@@ -186,6 +186,9 @@ def read_tokenizer(source: Source) -> Any:
     quiet_libraries()
     from transformers import AutoTokenizer
 
+    from ._template_bounds import bound_templates
+
+    bound_templates()
     folder = source.path if source.path.is_dir() else source.path.parent
     extra = {"gguf_file": source.path.name} if source.kind == "gguf" else {}
     try:

@@ -193,7 +193,10 @@ def load(path: Path, kind: str, asked: Asked) -> VisionModel:
     """
     device = device_of(asked)
     dtype = dtype_of(asked, device)
+    from lora_scripts.families._template_bounds import bound_templates
+
     quiet_libraries()
+    bound_templates()
     from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
 
     with _reading(path, str(device)):
