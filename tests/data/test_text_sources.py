@@ -356,11 +356,7 @@ def test_a_hub_data_set_is_fetched_by_its_training_files_only(tmp_path, monkeypa
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *args, **kwargs: About)
     examples, _ = read("owner/answers")
     assert len(examples) == 5
-    assert (asked["allow_patterns"], asked["revision"], asked["repo_type"]) == (
-        ["train.jsonl"],
-        "abc",
-        "dataset",
-    )
+    assert (asked["allow_patterns"], asked["repo_type"]) == (["train.jsonl"], "dataset")
     About.siblings = [Entry("load.py")]
     with pytest.raises(ProblemsError) as error:
         text_hub.fetch("owner/answers")

@@ -1,5 +1,5 @@
-"""S3: no program that comes with a model runs: not its classes, not its tokenizer's, not what its chat template
-tries. There is no switch that would allow it."""
+"""S3: no program that comes with a model runs: not its classes, not its tokenizer's, not what its chat
+template tries. There is no switch that would allow it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ WITHOUT_END = {
     "a text put into every letter": "{% set a = 'a' * 9999 %}{{ a.replace('a', a) }}",
     "a text joined to itself": "{% set a = ['x' * 999999] * 9999 %}{{ a|join }}",
     "a text that is written again and again": (
-        "{% set a = 'x' * 3000000 %}{% set b %}{% for i in range(99999) %}{{ a }}{% endfor %}{% endset %}{{ b }}"
+        "{% set a = 'x' * 3000000 %}"
+        "{% set b %}{% for i in range(99999) %}{{ a }}{% endfor %}{% endset %}{{ b }}"
     ),
     "lorem ipsum": "{{ lipsum(n=10000000000) }}",
 }
@@ -71,7 +72,13 @@ def test_s03_one_that_goes_mad_for_some_rows_only_is_refused_there(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["{% include '/etc/passwd' %}", "{% import 'os' as os %}", "{% extends 'x' %}", "{% from 'x' import y %}"]
+    "text",
+    [
+        "{% include '/etc/passwd' %}",
+        "{% import 'os' as os %}",
+        "{% extends 'x' %}",
+        "{% from 'x' import y %}",
+    ],
 )
 def test_s03_a_template_stands_alone(text, tmp_path):
     with pytest.raises(ProblemsError) as error:
@@ -87,11 +94,13 @@ def test_s03_bounds_change_nothing_of_what_templates_say():
     from lora_scripts.families._template_bounds import Bounded, bound_templates
 
     everything = (
-        "{%- for m in messages if m.content %}{{ loop.index ~ ': ' ~ m.role|upper }} {{ m.content|trim|tojson }}"
+        "{%- for m in messages if m.content %}{{ loop.index ~ ': ' ~ m.role|upper }}"
+        " {{ m.content|trim|tojson }}"
         "{% generation %}{{ '%s-%d' % ('a', 7) }}{{ '{} {}'.format(m.role, 2) }}{% endgeneration %}"
         "{%- if loop.last %}{% break %}{% endif %}{% endfor %}{{ '-' * 20 }}{{ [1, 2] + [3] }}"
         "{{ {'k': [1, true, none]}|tojson(indent=2) }}{{ messages|map(attribute='role')|join(', ') }}"
-        "{{ 'a-b-c'.replace('-', '+') }}{{ namespace(x=1).x + 2 ** 3 }}{{ undefined_thing }}{{ range(3)|list }}"
+        "{{ 'a-b-c'.replace('-', '+') }}{{ namespace(x=1).x + 2 ** 3 }}"
+        "{{ undefined_thing }}{{ range(3)|list }}"
     )
     turns = [{"role": "user", "content": " Guten Tag "}, {"role": "assistant", "content": "你好"}]
 

@@ -6,7 +6,7 @@ What a key means is written once per language, in the catalogue under ``key.<nam
 from __future__ import annotations
 
 from collections.abc import Collection
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -262,7 +262,12 @@ class RunConfig(Section):
     @property
     def name(self) -> str:
         """``output_name``, else the last part of ``output_dir``: what a WebUI calls the LoRA."""
-        return self.output_name or PurePath(self.output_dir.rstrip("/\\")).name
+        if self.output_name:
+            return self.output_name
+        last = PurePath(self.output_dir.rstrip("/\\")).name
+        if not last.strip("."):  # "." and "..", which no file can be called
+            last = Path(self.output_dir).expanduser().resolve().name
+        return last or "lora"
 
     @property
     def alpha(self) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import netrc
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -44,9 +44,13 @@ def without_named_secrets(text: str) -> str:
     return _NAMED.sub(rf"\1{MASK}", without_secrets(text))
 
 
+def without_hub_tokens(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment for what has nothing to download."""
+    return {name: value for name, value in environment.items() if name not in HUB_TOKENS}
+
+
 def drop_hub_tokens() -> None:
-    """Takes the hubs' tokens out of this process's environment, for good: whatever it runs or starts from
-    here on has nothing to download."""
+    """Takes the hubs' tokens out of this process's own environment, for good."""
     for name in HUB_TOKENS:
         os.environ.pop(name, None)
 

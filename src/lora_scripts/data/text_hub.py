@@ -65,7 +65,9 @@ def fetch(name: str) -> list[Path]:
     from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 
     try:
-        cached = _whole(Path(snapshot_download(name, repo_type="dataset", local_files_only=True)))
+        # of no file, or the library would miss those that we never asked for: ``_whole`` tells what counts
+        folder = snapshot_download(name, repo_type="dataset", local_files_only=True, allow_patterns=[""])
+        cached = _whole(Path(folder))
         if cached:
             return cached
     except (LocalEntryNotFoundError, OSError, ValueError):
@@ -79,7 +81,7 @@ def fetch(name: str) -> list[Path]:
         if not files:
             data = [n for n in names if n.lower().endswith(KINDS)] or names
             raise ProblemsError(Problem("LS2109", {"name": name, "files": listing(data, 8)}, Location(name)))
-        folder = snapshot_download(name, repo_type="dataset", revision=about.sha, allow_patterns=files)
+        folder = snapshot_download(name, repo_type="dataset", allow_patterns=files)
         return [Path(folder) / file for file in files]
     except (HTTPError, OSError, ValueError) as error:
         endpoint = without_secrets(constants.ENDPOINT)

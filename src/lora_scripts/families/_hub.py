@@ -91,7 +91,8 @@ def fetch(
     from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 
     try:
-        local = Path(snapshot_download(repo, local_files_only=True))
+        # of no file, or the library would miss those that we never asked for: ``whole`` tells what counts
+        local = Path(snapshot_download(repo, local_files_only=True, allow_patterns=[""]))
         if whole(local):
             return local
     except (LocalEntryNotFoundError, OSError):
@@ -101,7 +102,8 @@ def fetch(
         listing = HfApi().model_info(repo, timeout=PATIENCE)
         answered = True
         files = choose(entry.rfilename for entry in listing.siblings or [])
-        return Path(snapshot_download(repo, revision=listing.sha, allow_patterns=files))
+        # without a revision, so that the cache notes which snapshot is the current one and is found offline
+        return Path(snapshot_download(repo, allow_patterns=files))
     except (HTTPError, OSError) as error:
         endpoint = without_secrets(constants.ENDPOINT)
         params = {"repo": repo, "endpoint": endpoint, "reason": reason(error, downloading=answered)}

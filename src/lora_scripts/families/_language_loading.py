@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lora_scripts.core.problems import Location, Problem, ProblemsError
 
 from ._components import quiet_libraries
+from ._gguf_bounds import check_bounds
 from ._header import convert_command, pickles_in
 from ._quantised import keep_weights, settings
 from ._source import Source
@@ -106,6 +107,7 @@ def gguf_architecture(source: Source) -> str:
     with _reading(source):
         from gguf import GGUFReader
 
+        check_bounds(source.path)
         fields = GGUFReader(str(source.path)).fields
         name = str(fields["general.architecture"].contents())
     if name not in GGUF_SUPPORTED_ARCHITECTURES:

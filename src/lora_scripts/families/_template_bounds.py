@@ -112,12 +112,13 @@ def _text_work(name: str, text: str, given: tuple[Any, ...]) -> None:
     """What a method (or filter) of a text would make."""
     if name in ("format", "format_map") and _WIDTH.search(text):
         raise _refuse("a width")
+    made = 0
     if name == "replace" and len(given) > 1 and isinstance(given[0], str) and isinstance(given[1], str):
-        if len(text) + text.count(given[0]) * len(given[1]) > LONGEST:
-            raise _refuse("a text")
+        made = len(text) + text.count(given[0]) * len(given[1])
     if name == "join" and given and isinstance(given[0], list | tuple):
-        if sum(_size(part) + len(text) for part in given[0]) > LONGEST:
-            raise _refuse("a text")
+        made = sum(_size(part) + len(text) for part in given[0])
+    if made > LONGEST:
+        raise _refuse("a text")
     if name == "translate":
         raise _refuse("a table of letters")
 
@@ -154,7 +155,10 @@ class _Filters(dict[str, Any]):
 
     def get(self, name: str, default: Any = None) -> Any:
         """What the compiler asks, which works out filters of constants itself."""
-        return self[name] if name in self else default
+        try:
+            return self[name]
+        except KeyError:
+            return default
 
     def __getitem__(self, name: str) -> Any:
         inner = super().__getitem__(name)
@@ -211,7 +215,9 @@ class Bounded(ImmutableSandboxedEnvironment):
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
         _step()
         _arguments(args, kwargs)
-        owner = getattr(getattr(__obj, "__wrapped__", __obj), "__self__", None)  # the sandbox wraps ``format``
+        owner = getattr(
+            getattr(__obj, "__wrapped__", __obj), "__self__", None
+        )  # the sandbox wraps ``format``
         if isinstance(owner, str):
             _text_work(getattr(__obj, "__name__", ""), owner, args)
         return _affordable(super().call(__context, __obj, *args, **kwargs))
@@ -236,4 +242,3 @@ class Bounded(ImmutableSandboxedEnvironment):
         if _spent.written > WRITTEN:
             raise _refuse("text")
         return value
-

@@ -14,6 +14,7 @@ from lora_scripts.core.files import clear_unfinished
 from lora_scripts.core.lock import RunLock
 from lora_scripts.core.paths import RunFolder
 from lora_scripts.core.problems import Problem, ProblemsError
+from lora_scripts.core.secrets import drop_hub_tokens
 from lora_scripts.preflight.prepare import Prepared, Report
 
 from . import records
@@ -162,6 +163,7 @@ class Run:
                 session = open_session(
                     self.prepared, config, self.data, self.device, self._progress, self.group
                 )
+                drop_hub_tokens()  # all is downloaded
                 if session.config != self.config:
                     records.write_config(session.config, self.folder)
                 self.group.wait()  # the others read what the caches now hold

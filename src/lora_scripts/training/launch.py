@@ -14,6 +14,7 @@ from types import FrameType
 
 from lora_scripts.core.language import language
 from lora_scripts.core.problems import Problem, ProblemsError
+from lora_scripts.core.secrets import without_hub_tokens
 
 SOURCES = Path(__file__).resolve().parents[2]
 GRACE = 30.0
@@ -32,7 +33,8 @@ def count_processes(wanted: int | str) -> int:
 
 
 def run_processes(count: int, arguments: Sequence[str]) -> int:
-    """``lora-scripts ARGUMENTS`` in ``count`` processes; the exit code is the first one's.
+    """``lora-scripts ARGUMENTS`` in ``count`` processes; the exit code is the first one's. What they need
+    has been downloaded by then, so none gets a hub's token.
 
     Raises ProblemsError LS7002 where another one died first.
     """
@@ -43,7 +45,7 @@ def run_processes(count: int, arguments: Sequence[str]) -> int:
         own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
         environment = {
             "OMP_NUM_THREADS": str(threads),
-            **os.environ,
+            **without_hub_tokens(os.environ),
             **{name: str(value) for name, value in own.items()},
             "MASTER_ADDR": "127.0.0.1",
             "PYTHONPATH": os.pathsep.join(filter(None, (str(SOURCES), os.environ.get("PYTHONPATH")))),

@@ -156,7 +156,7 @@ class _Server:
             wait = BACKOFF * 2**number
             try:
                 with self._open(request, timeout=TIMEOUT) as answer:
-                    return json.loads(answer.read(MOST_BYTES))
+                    return json.loads(_read(answer, time.monotonic() + TIMEOUT))
             except urllib.error.HTTPError as error:
                 reason = _said(error)
                 if error.code in _ABOUT_THE_PICTURE:
@@ -180,6 +180,17 @@ class _Server:
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
+
+
+def _read(answer: Any, end: float) -> bytes:
+    """An answer of at most ``MOST_BYTES``, whole by ``end``: one that only trickles in is given up."""
+    pieces, size = [], 0
+    while size < MOST_BYTES and (piece := answer.read1(MOST_BYTES - size)):
+        pieces.append(piece)
+        size += len(piece)
+        if time.monotonic() > end:
+            raise TimeoutError("the answer is too slow")
+    return b"".join(pieces)
 
 
 def _jpeg(picture: Image) -> bytes:
