@@ -78,9 +78,7 @@ def test_a_template_that_is_no_jinja_is_refused_as_a_whole(text, tmp_path):
         ("{{ settings.name.first }}", "settings"),
         ("{{ 1 / 0 }}", "division"),
         ("{{ messages[0].content + 1 }}", "str"),
-        ("{% for i in range(10 ** 9) %}{% endfor %}", "Range"),
         ("{{ messages | sum }}", "unsupported"),
-        ("{% include 'other' %}", "loader"),
     ],
 )
 def test_what_a_template_raises_names_the_row_and_the_reason(text, words, tmp_path):

@@ -1,8 +1,8 @@
 """S6: the one request that this program makes itself goes to this computer unless said otherwise, follows
-nobody, and has an end. S13: archives, and S14: pictures: tests/faults/test_29_bombs.py. S5 and S7 to S12 are about a web
-page, which there is none of; TensorBoard serves this computer only (tests/cli/test_logs.py).
+nobody, and has an end. S13: archives, and S14: pictures: tests/faults/test_29_bombs.py.
 
-Keys, redirections and other machines: tests/labeling/test_http.py.
+S5 and S7 to S12 are about a web page, which there is none of; TensorBoard serves this computer only
+(tests/cli/test_logs.py). Keys, redirections and other machines: tests/labeling/test_http.py.
 """
 
 from __future__ import annotations

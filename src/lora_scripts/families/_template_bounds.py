@@ -130,18 +130,18 @@ class _Counting(NodeTransformer):
         return nodes.Call(nodes.EnvironmentAttribute(name), list(given), [], None, None)
 
     def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802 - Jinja's name
-        made: nodes.For = self.generic_visit(node)
-        made.body = [nodes.ExprStmt(self._call("step")), *made.body]
-        return made
+        self.generic_visit(node)
+        node.body = [nodes.ExprStmt(self._call("step")), *node.body]
+        return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
-        made: nodes.Concat = self.generic_visit(node)
-        return self._call("joined", *made.nodes)
+        self.generic_visit(node)
+        return self._call("joined", *node.nodes)
 
     def visit_Output(self, node: nodes.Output) -> nodes.Node:  # noqa: N802
-        made: nodes.Output = self.generic_visit(node)
-        made.nodes = [n if isinstance(n, nodes.TemplateData) else self._call("writes", n) for n in made.nodes]
-        return made
+        self.generic_visit(node)
+        node.nodes = [n if isinstance(n, nodes.TemplateData) else self._call("writes", n) for n in node.nodes]
+        return node
 
 
 class _Rendering(Template):
