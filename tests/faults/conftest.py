@@ -140,17 +140,23 @@ class Disk:
 
 
 @pytest.fixture
-def disk(tmp_path, monkeypatch) -> Iterator[Disk]:
-    """A disk of 24 MiB that a run is let onto though it is small."""
+def tiny_disk(tmp_path) -> Iterator[Disk]:
+    """A disk of 24 MiB."""
     if not may_mount(tmp_path / "tried"):
         pytest.skip("only root may mount a disk")
     root = tmp_path / "disk"
     root.mkdir()
     mounted("-t", "tmpfs", "-o", "size=24m", "none", root)
-    monkeypatch.setattr(paths, "SMALL_RUN", 0)
-    monkeypatch.setattr(paths, "BYTES_PER_RANK", 0)
     try:
         yield Disk(root)
     finally:
         while os.path.ismount(root):
             subprocess.run(["umount", "-l", str(root)], check=True)
+
+
+@pytest.fixture
+def disk(tiny_disk, monkeypatch) -> Disk:
+    """The same, and a run is let onto it though it is small."""
+    monkeypatch.setattr(paths, "SMALL_RUN", 0)
+    monkeypatch.setattr(paths, "BYTES_PER_RANK", 0)
+    return tiny_disk

@@ -36,11 +36,9 @@ def test_a_killed_process_frees_the_folder(tmp_path, hold):  # noqa: F811
     holder = hold(folder.root)
     with pytest.raises(ProblemsError), RunLock(folder):
         pass
-    holder.kill()  # not waited for: as a zombie it is as dead
-    for _ in range(200):
-        if psutil.Process(holder.pid).status() == psutil.STATUS_ZOMBIE:
-            break
-        time.sleep(0.02)
+    holder.kill()
+    os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)
+    assert psutil.Process(holder.pid).status() == psutil.STATUS_ZOMBIE, "its parent has not asked for it yet"
     assert json.loads(folder.lock.read_text())["pid"] == holder.pid
     with RunLock(folder) as lock:
         assert lock.left_behind is None

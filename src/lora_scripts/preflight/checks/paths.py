@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lora_scripts.config.schema import RunConfig
+from lora_scripts.core.catalogue import say
 from lora_scripts.core.lookup import did_you_mean
+from lora_scripts.core.paths import cache_folder
 from lora_scripts.core.problems import Problem
 from lora_scripts.preflight.machine import Machine, existing_parent
 
@@ -41,7 +43,7 @@ def check_paths(machine: Machine, config: RunConfig) -> list[Problem]:
     for name, text in config.components.items():
         if looks_local(text):
             problems += _exists(f"components.{name}", text)
-    return problems + _output(machine, config)
+    return problems + _output(machine, config) + _cache(machine, config)
 
 
 def _pictures(config: RunConfig) -> list[Problem]:
@@ -159,6 +161,15 @@ def _output(machine: Machine, config: RunConfig) -> list[Problem]:
     if free < needed:
         return [Problem("LS3015", told | {"needed": _mib(needed), "free": _mib(free)})]
     return []
+
+
+def _cache(machine: Machine, config: RunConfig) -> list[Problem]:
+    """A cache that cannot be written to is of use only where it holds everything: that is known later."""
+    folder = cache_folder(config.cache_dir)
+    if machine.writable(folder):
+        return []
+    told = {"path": str(folder), "reason": say("paths.read_only")}
+    return [Problem("LS3952", told, severity="warning" if folder.is_dir() else "error")]
 
 
 def _mib(size: int) -> int:
