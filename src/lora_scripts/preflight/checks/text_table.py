@@ -108,9 +108,8 @@ def build(
     except _Wrong:
         raise ProblemsError(writing.problems) from None
     except OSError as error:
-        if (
-            error.filename is not None and folder not in Path(error.filename).parents
-        ):  # a source, not the cache
+        place = Path(error.filename) if error.filename is not None else folder
+        if folder not in (place, *place.parents) and place not in folder.parents:  # a source, not the cache
             raise
         raise ProblemsError(not_written(folder, error, 0)) from error
     built = _kept(path, sources)
