@@ -64,8 +64,15 @@ class Plan:
         members: dict[Hashable, list[int]] = {}
         for index, group in enumerate(groups):
             members.setdefault(group, []).append(index)
+        self._groups = groups
         self._members = [np.array(indices) for indices in members.values()]
         self._epoch: tuple[int, list[Window]] | None = None
+
+    def cut(self, batch_size: int, accumulation: int) -> Plan:
+        """The plan of the same examples in other micro-batches. Only ``split`` keeps the windows."""
+        if (batch_size, accumulation) == (self.batch_size, self.accumulation):
+            return self
+        return Plan(self._groups, batch_size, accumulation, self.seed)
 
     def window(self, number: int) -> tuple[int, Window]:
         """The epoch (from 0) and the micro-batches of the run's window ``number`` (from 0, epochs one after

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +30,7 @@ from .callbacks.tracking import Tracking, open_trackers
 from .callbacks.validation import Validation
 from .checkpoint import CheckpointStore, Snapshot
 from .failures import NoMemoryError, disk_failures, translated
-from .identity import Claim, Identity, claim, move_aside
+from .identity import Claim, Identity, Record, as_begun, claim, move_aside
 from .precision import resolve_mode
 from .processes import Group, join
 from .recovery import Recovery
@@ -87,6 +89,8 @@ def follow(
     step = group.from_main(0)
     data = prepared.dataset.fingerprint()
     identity = Identity.of(config, prepared.description.fingerprint, data)
+    if record := Record.read(folder):
+        _begin_as(prepared, record.windows)
     group.wait()  # the first process has filled the caches
     session = open_session(prepared, config, data, device, lambda phase, done, total: None, group)
     store = CheckpointStore(folder.checkpoints, identity=identity.digest, keep=config.keep_checkpoints)
@@ -102,6 +106,12 @@ def follow(
     except (DivergedError, NoMemoryError) as error:  # all processes stop alike, and the first one says it
         return exit_code(error.problems)
     return control.exit_code
+
+
+def _begin_as(prepared: Prepared, windows: Mapping[str, int]) -> None:
+    """The plan of a run that goes on is the one that it began with."""
+    report: Any = prepared.dataset
+    prepared.dataset = replace(report, plan=as_begun(report.plan, windows))
 
 
 def unheard(event: Event) -> None:
@@ -147,6 +157,7 @@ class Run:
         config = self.config
         self.claim = claim(self.folder, self.identity, resume=config.resume)
         self.control.install_signals()
+        _begin_as(self.prepared, self.claim.windows)
         for place in self.folder.written():
             clear_unfinished(place)
         records.write_start(config, self.folder, self.device)

@@ -15,6 +15,7 @@ from lora_scripts.core.files import write_atomic
 from lora_scripts.core.paths import RunFolder
 from lora_scripts.core.problems import Problem, ProblemsError
 from lora_scripts.data.fingerprint import differences as picture_differences
+from lora_scripts.data.plan import Plan
 from lora_scripts.data.text_fingerprint import differences as text_differences
 
 PLACES = frozenset(
@@ -182,6 +183,12 @@ def claim(folder: RunFolder, identity: Identity, *, resume: str) -> Claim:
     if stored is None or changed or not stored.harmless:
         identity.write(folder, windows)
     return Claim("resume", tuple(changed), windows)
+
+
+def as_begun(plan: Plan, windows: Mapping[str, int]) -> Plan:
+    """``plan`` as the run's first attempt cut it, so that its windows stay the same; smaller micro-batches
+    are then parts of these. ``windows``: as in ``Claim``; empty where they are its own."""
+    return plan.cut(*(windows[key] for key in CUT)) if windows else plan
 
 
 def _by_checkpoints(folder: RunFolder, identity: Identity) -> list[str]:

@@ -86,7 +86,14 @@ class Recovery:
         if state.rollbacks:
             seed = derive_seed(seed, "rollback", len(state.rollbacks))
         job.seed = batches.seed = seed
-        batches.restarts, batches.micro_batch = tuple(state.rollbacks), state.micro_batch
+        batches.restarts, batches.micro_batch = tuple(state.rollbacks), self._micro_batch
+
+    @property
+    def _micro_batch(self) -> int:
+        """Examples computed at once: what is asked for, less where memory holds no more. The plan's own ones
+        are larger where a run began with a larger ``batch_size`` of the same windows."""
+        asked = self.session.config.batch_size
+        return min(asked, self.state.micro_batch or asked)
 
     def _roll_back(self, error: DivergedError) -> None:
         """To the newest checkpoint from before it went wrong, else to the start."""
@@ -123,7 +130,7 @@ class Recovery:
             self._save()
             raise NoMemoryError
         state, plan = self.state, self.session.batches.plan
-        before, state.micro_batch = state.micro_batch or plan.batch_size, largest // 2
+        before, state.micro_batch = self._micro_batch, largest // 2
         self._free()
         self._save()
         told = {
