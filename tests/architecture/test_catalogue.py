@@ -10,6 +10,7 @@ import tomllib
 import pytest
 
 from lora_scripts.core import catalogue
+from lora_scripts.core.problems import Location, Problem
 from tests.architecture.sources import SRC, python_files, shown, tree
 
 MESSAGES = SRC / "core" / "messages"
@@ -107,6 +108,55 @@ def test_codes_in_the_program_and_in_the_catalogue_are_the_same():
     used = {text for text in constants() if CODE.fullmatch(text)}
     assert used - CODES.keys() == set(), "used and not in the catalogue"
     assert CODES.keys() - used == set(), "in the catalogue and never used"
+
+
+def only_compared() -> set[str]:
+    """Codes that the program asks after and nowhere says: in sets and comparisons alone."""
+    asked: set[str] = set()
+    said: set[str] = set()
+    for path in SPEAKING:
+        inside = {
+            id(part)
+            for node in ast.walk(tree(path))
+            if isinstance(node, ast.Set | ast.Compare)
+            for part in ast.walk(node)
+        }
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and CODE.fullmatch(node.value):
+                (asked if id(node) in inside else said).add(node.value)
+    return asked - said
+
+
+def test_every_code_is_said_somewhere_and_not_only_asked_after():
+    assert only_compared() == set()
+
+
+@pytest.mark.parametrize("language", catalogue.LANGUAGES)
+def test_every_code_can_be_explained_on_the_command_line(language, capsys):
+    from lora_scripts.cli import main
+
+    for code, entries in CODES.items():
+        assert main.run(["--lang", language, "explain", code]) == 0
+        shown = capsys.readouterr().out
+        entry = entries[language]
+        assert shown.startswith(f"{code}  {entry['message']}")
+        assert entry["cause"] in shown
+        assert f"→ {entry['fix']}" in shown
+        assert entry["example"].strip().splitlines()[0] in shown
+        assert catalogue.say("cli.explain.example", language) in shown
+
+
+@pytest.mark.parametrize("language", catalogue.LANGUAGES)
+def test_every_problem_can_be_said_whatever_its_parameters_hold(language):
+    """A file may hold what it likes: nothing of it is filled in twice, and nothing commands a terminal."""
+    evil = "{0.__class__}{x}\x1b[2J\u202e%s" + "k" * 100_000
+    for code, entries in CODES.items():
+        texts = [entries[language][field] for field in ("message", "fix")]
+        params = dict.fromkeys(set().union(*map(placeholders, texts)), evil)
+        shown = catalogue.render(Problem(code, params, Location(evil, 3)), language)
+        assert not {"\x1b", "\u202e"} & set(shown)
+        assert len(shown) < 20_000
+        assert all("{0.__class__}" in shown for _ in params)
 
 
 def spoken_patterns() -> list[re.Pattern[str]]:

@@ -166,10 +166,28 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
+    except UnicodeEncodeError as error:
+        problem = _unwritable(error) or _bug(error)
+        print_problems([problem])
+        return exit_code([problem])
     except Exception as error:  # any bug of ours ends here: named, kept in a file, never a traceback
-        told = {"error": f"{type(error).__name__}: {error}", "path": str(save_crash(error))}
-        print_problems([Problem("LS9001", told)])
+        print_problems([_bug(error)])
         return OUR_BUG
+
+
+def _bug(error: Exception) -> Problem:
+    told = {"error": f"{type(error).__name__}: {error}", "path": str(save_crash(error))}
+    return Problem("LS9001", told)
+
+
+def _unwritable(error: UnicodeEncodeError) -> Problem | None:
+    """A name that this system's encoding of file names lacks; None where that is not what went wrong."""
+    from codecs import lookup
+
+    encoding = sys.getfilesystemencoding()
+    if lookup(error.encoding).name != lookup(encoding).name or lookup(encoding).name == "utf-8":
+        return None
+    return Problem("LS3030", {"name": error.object, "encoding": encoding})
 
 
 def _language_first(arguments: list[str]) -> list[str]:
