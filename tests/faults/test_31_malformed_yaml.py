@@ -65,6 +65,18 @@ def test_31_traps_of_yaml_are_named_by_their_line(tmp_path, text, code, line) ->
     assert line is None or line in places
 
 
+def test_31_plain_words_are_what_they_look_like(tmp_path) -> None:
+    """YAML 1.1 made numbers of clock times, octals of 0755, and booleans of no and on."""
+    path = tmp_path / "c.yaml"
+    text = "mixed_precision: no\ntrigger_word: on\noutput_name: null\nseed: 0755\nlearning_rate: 1e-4\n"
+    path.write_text(SOUND + text, encoding="utf-8")
+    config = load_config(path)
+    assert (config.mixed_precision, config.trigger_word, config.seed) == ("no", "on", 755)
+    assert config.learning_rate == 1e-4
+    path.write_text(SOUND + "system: 12:30\ntask_type: text-generation\n", encoding="utf-8")
+    assert load_config(path).system == "12:30"
+
+
 def test_31_a_merge_key_s_values_count_and_have_a_place(tmp_path) -> None:
     path = tmp_path / "c.yaml"
     text = "validation: &v\n  every_steps: 7\npreview: {<<: *v, prompts: [a]}\n"
@@ -99,6 +111,19 @@ def test_31_tags_run_nothing(tmp_path, monkeypatch, tag) -> None:
 def test_31_overrides_are_named_as_they_were_typed(tmp_path, text) -> None:
     found = problems(tmp_path, SOUND, overrides=[text])
     assert {str(problem.where) for problem in found} == {f"--set {text}"}
+
+
+@pytest.mark.parametrize("folder", ["it's", "a: b", "{x}", "# c", "- y", "  z", "风格 🙂", "2026-11-30"])
+def test_31_an_output_folder_on_the_command_line_is_taken_letter_by_letter(tmp_path, folder) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(SOUND, encoding="utf-8")
+    assert load_config(path, output_dir=folder).output_dir == folder
+
+
+@pytest.mark.parametrize("folder", ["a\0b", "a\nb", "\udcff"])
+def test_31_an_output_folder_that_no_configuration_can_repeat_is_refused(tmp_path, folder) -> None:
+    (problem,) = problems(tmp_path, SOUND, output_dir=folder)
+    assert (problem.code, str(problem.where)) == ("LS1015", "--output-dir")
 
 
 def test_31_a_warning_of_the_parser_reaches_nobody(tmp_path, recwarn) -> None:

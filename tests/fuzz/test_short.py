@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from tests.fuzz import commands, configs, headers, pictures, rows
-from tests.fuzz.__main__ import SEED
+from tests.fuzz.__main__ import ROOT, SEED
 from tests.fuzz.case import Case, Kind, WrongAnswerError, case_of, judge
+from tests.fuzz.plants import PLANTS
 from tests.fuzz.watch import alone, try_one
 
 MUTANTS, LINES = 500, 24
@@ -73,3 +77,13 @@ def test_the_judge_asks_for_place_line_remedy_and_for_what_had_to_be_said(monkey
     monkeypatch.setattr("tests.fuzz.case.fix", lambda *_: " ")
     with pytest.raises(WrongAnswerError, match="no remedy"):
         judge([good], plain, whole_file=frozenset(), names=["c.yaml"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plant", sorted(PLANTS))
+def test_a_planted_defect_is_found(plant: str) -> None:
+    """In a process of its own, since it breaks the product there."""
+    words = [sys.executable, "-m", "tests.fuzz", "--plant", plant]
+    done = subprocess.run(words, cwd=ROOT, text=True, capture_output=True, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"planted {plant}: found" in done.stdout

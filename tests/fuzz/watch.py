@@ -113,12 +113,29 @@ def scratch() -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def overheard() -> Iterator[Callable[[], str]]:
+    """What is written past Python straight to the process's stderr, as libraries in C do."""
+    with tempfile.TemporaryFile() as heard:
+        kept = os.dup(2)
+        os.dup2(heard.fileno(), 2)
+
+        def words() -> str:
+            return os.pread(heard.fileno(), 300, 0).decode("utf-8", "replace")
+
+        try:
+            yield words
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
 def try_one(kind: Any, seed: int, number: int) -> tuple[list[str], Failure | None]:
     """The codes that were said, and what was wrong with it."""
     from .case import WrongAnswerError, case_of
 
     case = case_of(kind, seed, number)
-    with scratch() as folder, warnings.catch_warnings(record=True) as warned:
+    with scratch() as folder, overheard() as words, warnings.catch_warnings(record=True) as warned:
         try:
             said = [problem.code for problem in kind.run(case, folder)]
             for each in warned:
@@ -126,6 +143,8 @@ def try_one(kind: Any, seed: int, number: int) -> tuple[list[str], Failure | Non
                     raise WrongAnswerError(
                         f"a library's warning: {each.category.__name__}: {each.message}"[:300]
                     )
+            if words():
+                raise WrongAnswerError(f"written past us: {words()!r}")
             return said, None
         except WrongAnswerError as error:
             return [], Failure(kind.NAME, number, str(error))

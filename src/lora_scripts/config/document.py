@@ -18,6 +18,8 @@ MAX_VALUES = 100_000
 MAX_BITS = 4096
 """Of a whole number that is kept as one: Python writes no longer ones in decimal digits."""
 FULL_WIDTH_KEY = re.compile(r"\s*[\w.-]+\s*：")
+_OPENED = re.compile(r"(?:[\[{]\s*){100}")
+"""Deeper than anyone nests, and the parser takes seconds to find that out."""
 Key = tuple[str | int, ...]
 
 
@@ -83,6 +85,8 @@ def tree_of(text: str, name: str, *, duplicates: bool = False) -> Any:
     from ruamel.yaml.constructor import DuplicateKeyError
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+    if _OPENED.search(text):
+        raise ProblemsError(_too_deep(text, name))
     mark: Any = None
 
     class Placed(RoundTripConstructor):

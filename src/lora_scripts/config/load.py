@@ -26,10 +26,10 @@ def load_config(
     """
     problems: list[Problem] = []
     document = read_document(path, problems) if path else Document()
-    given = [(text, f"--set {text}") for text in overrides]
+    _apply_overrides(document, overrides, problems)
     if output_dir is not None:
-        given.append((f"output_dir={_quoted(output_dir)}", "--output-dir"))
-    _apply_overrides(document, given, problems)
+        document.values["output_dir"] = output_dir
+        document.places["output_dir",] = Location("--output-dir")
     _check_exclusive(document, problems)
     config = _validate(document, problems)
     raise_errors(sorted(problems, key=_by_place))
@@ -66,14 +66,11 @@ def dump_yaml(values: Mapping[str, Any]) -> str:
     return stream.getvalue()
 
 
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _apply_overrides(document: Document, given: Sequence[tuple[str, str]], problems: list[Problem]) -> None:
+def _apply_overrides(document: Document, given: Sequence[str], problems: list[Problem]) -> None:
     from ruamel.yaml.constructor import DuplicateKeyError
 
-    for text, shown in given:
+    for text in given:
+        shown = f"--set {text}"
         dotted, equals, raw = text.partition("=")
         if not equals or not dotted.strip():
             problems.append(Problem("LS1011", {"text": text}, Location("--set")))

@@ -40,7 +40,7 @@ def _no_bool(value: Any) -> Any:
 
 
 def _printable(value: Any) -> Any:
-    if isinstance(value, str) and any(ord(char) < 32 for char in value):
+    if isinstance(value, str) and any(ord(char) < 32 or 0xD800 <= ord(char) < 0xE000 for char in value):
         raise PydanticCustomError("control_character", "a control character in a path")
     return value
 
