@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -110,44 +111,47 @@ def _part(total: int, at: int) -> int:
     return total // WORKERS + (at < total % WORKERS)
 
 
-def together(commands: list[list[str]], take: Callable[[dict[str, Any]], None]) -> Iterator[str]:
+def together(
+    commands: list[list[str]], folder: Path, take: Callable[[dict[str, Any]], None]
+) -> Iterator[str]:
     """Runs the commands, two at a time, and hands on what they say; yields what went wrong with them."""
     waiting, running = list(commands), []
-    while waiting or running:
-        while waiting and len(running) < WORKERS:
-            running.append(_Started(waiting.pop(0)))
-        for worker in list(running):
-            ended = worker.process.poll() is not None
-            for line in worker.lines():
-                take(line)
-            if ended:
-                running.remove(worker)
-                if worker.process.returncode:
-                    yield f"{' '.join(worker.words)} ended with {worker.process.returncode}: {worker.tail()}"
-        time.sleep(0.2)
+    try:
+        while waiting or running:
+            while waiting and len(running) < WORKERS:
+                running.append(_Started(waiting.pop(0), folder / f"worker-{len(waiting)}"))
+            for worker in list(running):
+                ended = worker.process.poll() is not None
+                for line in worker.lines():
+                    take(line)
+                if ended:
+                    running.remove(worker)
+                    if worker.process.returncode:
+                        yield f"{' '.join(worker.words)} ended with {worker.process.returncode}: {worker.tail()}"
+            time.sleep(0.2)
+    finally:
+        for worker in running:
+            worker.process.terminate()
 
 
 class _Started:
-    """A worker and the two files that it writes to."""
+    """A worker, and the files that it writes to."""
 
-    def __init__(self, words: list[str]) -> None:
+    def __init__(self, words: list[str], place: Path) -> None:
         self.words = words
-        self.out, self.err = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115 - as long as it
+        self.out, self.err = place.with_suffix(".out"), place.with_suffix(".err")
         self.seen = 0
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", *words], cwd=ROOT, stdout=self.out, stderr=self.err
-        )
+        with open(self.out, "wb") as out, open(self.err, "wb") as err:
+            self.process = subprocess.Popen([sys.executable, "-m", *words], cwd=ROOT, stdout=out, stderr=err)
 
     def lines(self) -> list[dict[str, Any]]:
-        self.out.seek(self.seen)
-        data = self.out.read()
+        data = self.out.read_bytes()[self.seen :]
         whole = data[: data.rfind(b"\n") + 1]
         self.seen += len(whole)
         return [json.loads(line) for line in whole.splitlines() if line.startswith(b"{")]
 
     def tail(self) -> str:
-        self.err.seek(0)
-        return self.err.read().decode(errors="replace")[-2000:]
+        return self.err.read_text(encoding="utf-8", errors="replace")[-2000:]
 
 
 def figures(tally: Tally, seed: int, seconds: float) -> dict[str, Any]:
@@ -202,6 +206,7 @@ def main() -> int:
     options = parser.parse_args()
     options.kills = options.kills if options.kills is not None else 20 if options.plant else 200
     options.fresh = options.fresh if options.fresh is not None else 0 if options.plant else options.kills // 5
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console()
     console.print(f"seed {options.seed}: {options.kills} kills, {options.fresh} of them in fresh processes")
     tally, started = Tally(), time.monotonic()
@@ -221,7 +226,12 @@ def main() -> int:
                 bar.advance(task)
             tally.take(line)
 
-        tally.failures += together(workers(options), take)
+        with tempfile.TemporaryDirectory(prefix="torture-") as folder:
+            try:
+                for failure in together(workers(options), Path(folder), take):
+                    tally.failures.append(failure)
+            except KeyboardInterrupt:
+                tally.failures.append("interrupted: the figures are of what was done")
     found = figures(tally, options.seed, time.monotonic() - started)
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "result.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")

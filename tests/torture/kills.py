@@ -212,6 +212,7 @@ def main() -> int:
     parser.add_argument("--plant", choices=sorted(PLANTS))
     options = parser.parse_args()
     os.environ.update(SETTINGS)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that its folder goes, too
     with tempfile.TemporaryDirectory(prefix="torture-", ignore_cleanup_errors=True) as folder:
         work(options, Path(folder))
     return 0
