@@ -36,6 +36,8 @@ PLANTED = ("no-fsync", "unchecked-manifest")
 DISK_PARTS = 18
 """Lines that ``tests.torture.disk`` reports: three faults of five saves, and three checkpoints damaged."""
 
+Take = Callable[[dict[str, Any]], None]
+
 
 @dataclass
 class Tally:
@@ -127,7 +129,7 @@ def together(
                 if ended:
                     running.remove(worker)
                     if worker.process.returncode:
-                        yield f"{' '.join(worker.words)} ended with {worker.process.returncode}: {worker.tail()}"
+                        yield worker.ending()
             time.sleep(0.2)
     finally:
         for worker in running:
@@ -150,8 +152,9 @@ class _Started:
         self.seen += len(whole)
         return [json.loads(line) for line in whole.splitlines() if line.startswith(b"{")]
 
-    def tail(self) -> str:
-        return self.err.read_text(encoding="utf-8", errors="replace")[-2000:]
+    def ending(self) -> str:
+        tail = self.err.read_text(encoding="utf-8", errors="replace")[-2000:]
+        return f"{' '.join(self.words)} ended with {self.process.returncode}: {tail}"
 
 
 def figures(tally: Tally, seed: int, seconds: float) -> dict[str, Any]:
