@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+from lora_scripts.core.control import Control
+from lora_scripts.training.callbacks.validation import Validation
+from lora_scripts.training.state import TrainingState
 from tests.contract.conftest import ROOT
 from tests.torture.runs import IMAGES, TEXTS
 
@@ -30,3 +33,13 @@ def test_01_killed_at_random_moments_nothing_is_lost_and_the_bytes_are_equal(tas
     wrong += [line for line in said if line["kind"] == "damage" and not line["noticed"]]
     assert not wrong
     assert said[0] == {"kind": "ready", "threads": 1} or sys.platform != "linux"
+
+
+@pytest.mark.parametrize(("without_gain", "leaves"), [(1, False), (2, True), (3, True)])
+def test_01_an_early_end_that_was_decided_before_the_kill_is_still_meant(without_gain, leaves):
+    """The checkpoint of that step says so; otherwise a resumed run would train on past the end."""
+    state = TrainingState(step=6, loss_before=1.0, validations_without_gain=without_gain)
+    control = Control()
+    steps = {"every_steps": 2, "total_steps": 20, "patience": 2}
+    Validation(None, state, control, lambda event: None, **steps).before()
+    assert control.leaving is leaves

@@ -11,8 +11,9 @@ from typing import Any, Protocol
 import torch
 
 from lora_scripts.core.files import TEMPORARY, clear_unfinished, copy_atomic
-from lora_scripts.core.paths import ADAPTER_WEIGHTS
+from lora_scripts.core.paths import ADAPTER_WEIGHTS, RunFolder
 from lora_scripts.training.checkpoint import CheckpointStore, Snapshot
+from lora_scripts.training.state import TrainingState
 
 
 class Save(Protocol):
@@ -74,6 +75,8 @@ class CheckpointSave:
             return f"the newest whole checkpoint is {step}, of {store.steps()}"
         if damaged:
             return f"something half written looks like a checkpoint: {damaged}"
+        if half := [each for each in store.steps() if store.damage(each) is not None]:
+            return f"half removed, and still called checkpoints: {half}"
         if step is not None and not same(store.load(step), snapshot(step)):
             return f"checkpoint {step} is not what was saved"
         return None
@@ -94,7 +97,7 @@ def left_over(root: Path) -> str | None:
 @dataclass
 class FilesSave:
     """Files that are replaced one by one. ``write(root, version)`` writes version 1 or 2 of all of them;
-    ``last`` is there only when all others are."""
+    in each folder the file called ``last`` is there only when all others are."""
 
     name: str
     write: Callable[[Path, int], object]
@@ -120,8 +123,11 @@ class FilesSave:
         for name, data in found.items():
             if data != new.get(name) and (finished or data != old.get(name)):
                 return f"{name} is neither the old file nor the new one"
-        if self.last and found.get(self.last) == new[self.last] and found != new:
-            return f"{self.last} is there before the others"
+        for name in found:
+            folder, _, file = name.rpartition("/")
+            beside = {other for other in new if other.rpartition("/")[0] == folder}
+            if file == self.last and found[name] == new[name] and any(found.get(o) != new[o] for o in beside):
+                return f"{name} is there before the others"
         return None
 
     def again(self, root: Path) -> str | None:
@@ -165,28 +171,30 @@ def picture_export(base: Path) -> FilesSave:
 
 
 def text_export(base: Path) -> FilesSave:
-    """A PEFT folder: weights, settings, card, tokenizer."""
+    """A PEFT folder (weights, settings, card, tokenizer), and the copy of it that is called the best."""
     from lora_scripts.adapters.attach import attach
     from lora_scripts.adapters.spec import AdapterSpec
     from lora_scripts.export.peft_folder import write_peft
+    from lora_scripts.training.text_exports import TextExports
     from tests.export import text_loras
 
+    no_session: Any = None
     model = text_loras.load(base)
     adapter = attach(model, AdapterSpec(rank=4, alpha=6.0), seed=1)
 
     def write(root: Path, version: int) -> None:
         stirred(adapter, version)
-        write_peft(root / "voice-step000002", model, adapter, text_loras.FACTS)
+        folder = RunFolder(root, "voice")
+        write_peft(folder.adapter(2), model, adapter, text_loras.FACTS)
+        TextExports(no_session, TrainingState(), folder).keep_best(2)
 
-    return FilesSave("export of texts", write, f"voice-step000002/{ADAPTER_WEIGHTS}")
+    return FilesSave("export of texts", write, ADAPTER_WEIGHTS)
 
 
 def records_save() -> FilesSave:
     """``config.yaml`` and ``result.json``."""
     from lora_scripts.config.schema import RunConfig
-    from lora_scripts.core.paths import RunFolder
     from lora_scripts.training import records
-    from lora_scripts.training.state import TrainingState
 
     def write(root: Path, version: int) -> None:
         folder = RunFolder(root, "style")
