@@ -28,7 +28,7 @@ MARKED = (
     ("training.stages:CachedStages.fill", CACHE),
     ("preflight.checks.text_table:write_table", CACHE),
     ("training.execute:open_session", LOADING),
-    ("training.execute:fit", STEPS),
+    ("training.recovery:fit", STEPS),
     ("training.callbacks.validation:Evaluator.measure", VALIDATION),
     ("training.checkpoint:CheckpointStore.save", CHECKPOINT),
     ("training.checkpoint:CheckpointStore._prune", PRUNING),

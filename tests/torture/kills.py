@@ -50,10 +50,11 @@ def tell(kind: str, **facts: object) -> None:
 
 @dataclass
 class Straight:
-    """What a run leaves that nobody disturbed, and how long it took."""
+    """What a run leaves that nobody disturbed, how long it took, and the bytes of its event log."""
 
     files: Mapping[str, bytes]
     seconds: float
+    events: int
 
 
 @dataclass
@@ -67,7 +68,6 @@ class Worker:
     plant: str | None
     per_run: int
     straight: dict[runs.Kind, Straight] = field(default_factory=dict)
-    fresh_seconds: float = 6.0
 
     def attempt(self, desk: Desk, moment: Moment | None) -> Outcome:
         plant = PLANTS[self.plant].into_product if self.plant else lambda: None
@@ -79,7 +79,7 @@ class Worker:
             done = self.attempt(desk, None)
             if done.code != 0:
                 raise RuntimeError(f"{kind}: the undisturbed run failed ({done.code}):\n{done.said[-3000:]}")
-            self.straight[kind] = Straight(runs.results(desk), done.seconds)
+            self.straight[kind] = Straight(runs.results(desk), done.seconds, runs.logged(desk))
         return self.straight[kind]
 
     def moment(self, kind: runs.Kind) -> Moment:
@@ -105,7 +105,7 @@ class Worker:
             if harm:
                 moment = moment and Moment(0.002, forks.CHECKPOINT)
             alone = fresh and not harm
-            outcome = self._fresh(desk, moment) if alone else self.attempt(desk, moment)
+            outcome = self._fresh(kind, desk, moment) if alone else self.attempt(desk, moment)
             self._judge(kind, desk, before, outcome, harm)
             if outcome.code is None and moment is not None:
                 killed += 1
@@ -147,7 +147,7 @@ class Worker:
         if left := runs.left_over(desk):
             tell("failure", what=f"{kind}: left over {left} in {desk.root}")
 
-    def _fresh(self, desk: Desk, moment: Moment | None) -> Outcome:
+    def _fresh(self, kind: runs.Kind, desk: Desk, moment: Moment | None) -> Outcome:
         """The same in a process of its own, from its first import on; its phase is read off its files."""
         log, events = desk.root / "said.txt", runs.output(desk) / "events.jsonl"
         started, size = time.monotonic(), events.stat().st_size if events.exists() else 0
@@ -158,13 +158,12 @@ class Worker:
             )  # fmt: skip
         try:
             if moment is not None:
-                early = self.chance.random() < 0.2
-                if not early:  # most of a process's seconds are imports; kill it when it trains
-                    while process.poll() is None and (not events.exists() or events.stat().st_size <= size):
-                        time.sleep(0.01)
-                    self.fresh_seconds = time.monotonic() - started
-                span = self.fresh_seconds if early else self.straight_seconds()
-                process.wait(self.chance.uniform(0.0, span))
+                # by what it has written and not by the clock: most of its seconds are imports
+                mark = size + self.chance.randint(0, int(0.7 * self.straight[kind].events))
+                pause = self.chance.uniform(0.0, 0.1)
+                while process.poll() is None and (not events.exists() or events.stat().st_size <= mark):
+                    time.sleep(0.002)
+                process.wait(pause)
             process.wait(forks.SECONDS)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
@@ -172,9 +171,6 @@ class Worker:
         text = log.read_text(encoding="utf-8", errors="replace")
         phase = _phase_of(runs.output(desk), size)
         return Outcome(None if code == -signal.SIGKILL else code, phase, time.monotonic() - started, text)
-
-    def straight_seconds(self) -> float:
-        return max(each.seconds for each in self.straight.values())
 
 
 def _phase_of(root: Path, size: int) -> str:
@@ -229,7 +225,7 @@ def work(options: argparse.Namespace, folder: Path) -> None:
     tell("ready", threads=forks.threads())
     worker = Worker(makers, chance, options.kills, options.fresh, options.plant, options.per_run)
     for kind, desk in zip(plain, desks, strict=True):  # half of what they took went into imports
-        worker.straight[kind] = Straight(runs.results(desk), runs.seconds(desk) / 2)
+        worker.straight[kind] = Straight(runs.results(desk), runs.seconds(desk) / 2, runs.logged(desk))
     kinds = turns(mine)
     while worker.kills > 0 or worker.fresh > 0:
         worker.torture(next(kinds))

@@ -145,6 +145,11 @@ def seconds(desk: Desk) -> float:
     return float(json.loads(lines[-1])["time"] - json.loads(lines[0])["time"])
 
 
+def logged(desk: Desk) -> int:
+    """Bytes of a run's event log."""
+    return (output(desk) / "events.jsonl").stat().st_size
+
+
 def left_over(desk: Desk) -> list[str]:
     return sorted(path.relative_to(desk.root).as_posix() for path in output(desk).rglob(".tmp-*"))
 
