@@ -180,7 +180,7 @@ def test_an_encoding_that_is_not_certain_is_never_guessed(folder: Path, data: by
     write(folder, data)
     manifest = read_pictures(folder)
     assert "LS2010" in codes(manifest)
-    assert manifest.examples == ()
+    assert not manifest.examples
 
 
 def test_names_are_looked_for_in_the_data_folder_then_beside_the_table(folder: Path, tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_scripts.data.mixing import held_out_rows, repeats
-from lora_scripts.data.split import held_out
+from lora_scripts.data.mixing import repeats
 
 
 def keys(count: int, salt: str = "") -> np.ndarray:
@@ -51,9 +50,3 @@ def test_the_half_is_chosen_by_content_and_not_by_place():
 def test_other_weights_are_refused(weight):
     with pytest.raises(ValueError, match="weights"):
         repeats([1.0, weight], keys(2))
-
-
-@given(st.lists(st.integers(0, 30), max_size=60), st.sampled_from(["auto", 0.0, 0.1, 0.5, 1.0]))
-def test_rows_are_held_out_as_pictures_are(contents, share):
-    content = np.array([hashlib.md5(str(c).encode()).hexdigest() for c in contents], dtype="S32")
-    assert held_out_rows(content, share).tolist() == held_out([str(k, "ascii") for k in content], share)

@@ -10,22 +10,26 @@ import pytest
 
 from lora_scripts.core.problems import Location
 from lora_scripts.core.seeds import derive_seed
-from lora_scripts.data.buckets import place
 from lora_scripts.data.manifest import Example
 from lora_scripts.data.pixels import Picture
-from lora_scripts.data.sample import AS_IT_IS, Handling, Sample, samples_of
+from lora_scripts.data.sample import AS_IT_IS, Handling, Sample
+from lora_scripts.data.samples import Samples, samples_of
 from lora_scripts.data.wording import Wording
 
 SEEDS = [derive_seed(1, "draw", number) for number in range(2000)]
 
 
-def sample(caption: str = "a, b, c", size: tuple[int, int] = (100, 64), **handling: object) -> Sample:
+def samples(caption: str = "a, b, c", size: tuple[int, int] = (100, 64), **handling: object) -> Samples:
     path = Path("/data/a.png")
     example = Example({"image": path, "name": "a.png", "caption": caption}, Location("m.csv", 1))
     found = Handling(**handling)  # type: ignore[arg-type]
     return samples_of(
         [(example, Picture(path, *size, "ab"))], resolution=64, step=8, handling=found, repeats=3
-    )[0]
+    )
+
+
+def sample(caption: str = "a, b, c", size: tuple[int, int] = (100, 64), **handling: object) -> Sample:
+    return samples(caption, size, **handling)[0]
 
 
 def test_without_rules_a_sample_is_itself() -> None:
@@ -36,7 +40,7 @@ def test_without_rules_a_sample_is_itself() -> None:
 
 
 def test_repeats_are_the_same_picture_with_draws_of_their_own() -> None:
-    times = list(sample().repeated())
+    times = list(samples().for_an_epoch())
     assert [each.key for each in times] == ["ab", "ab#1", "ab#2"]
     assert {each.name for each in times} == {"a.png"}
     assert replace(times[1], size=2).key == "ab#1@2"
@@ -87,26 +91,11 @@ def test_whatever_is_drawn_is_among_the_views() -> None:
 
 
 def test_what_is_held_out_is_always_the_same() -> None:
-    full = sample(
+    full = samples(
         "{a|b}, c", flips=True, crops=True, wording=Wording(shuffle=True, dropout=0.9, trigger="sks")
     )
-    held = full.held_out()
+    (held,) = full.held_out()
     assert held.caption == "sks, a, c"
     assert list(held.views()) == [held]
     assert all(held.drawn(seed) is held for seed in SEEDS[:20])
     assert held.repeats == 1
-
-
-def test_placements_are_shared() -> None:
-    """A hundred thousand pictures of one size have one placement."""
-    path = Path("/data/a.png")
-    pairs = [
-        (
-            Example({"image": path, "name": f"{n}.png", "caption": "x"}, Location("m", 1)),
-            Picture(path, 9, 9, "a"),
-        )
-        for n in range(3)
-    ]
-    found = samples_of(pairs, resolution=64, step=8)
-    assert found[0].placement is found[2].placement
-    assert found[0].placement == place([(9, 9)], resolution=64, step=8)[0]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,3 +51,14 @@ def test_twins_are_trained_on_together() -> None:
     first = sorted(names)[0]
     names.append(first)
     assert first not in {names[i] for i in held_out(names, "auto")}
+
+
+@given(st.lists(st.integers(0, 30), max_size=60), st.sampled_from(["auto", 0.0, 0.1, 0.5, 1.0]))
+def test_the_smallest_hashes_are_held_out(contents: list[int], share: float) -> None:
+    names = [hashlib.sha256(str(content).encode()).hexdigest() for content in contents]
+    times = Counter(names)
+    order = sorted(range(len(names)), key=lambda n: (times[names[n]] > 1, names[n], n))
+    wanted = sorted(order[: held_out_count(len(names), share)])
+    assert held_out(names, share).tolist() == wanted
+    raw = np.array([bytes.fromhex(name) for name in names], "S32")
+    assert held_out(raw, share).tolist() == wanted

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lora_scripts.core.problems import ProblemsError
-from lora_scripts.data import table_rows, text_hub, text_lines
+from lora_scripts.data import table, text_hub, text_lines
 from lora_scripts.data.text_sources import TextSource, open_texts
 from tests.data.text_cases import codes, contents, dialogue, read, write_jsonl
 
@@ -170,7 +170,7 @@ def test_what_is_no_text_is_said_to_be_none(tmp_path):
 @pytest.mark.parametrize("block", [1, 2, 3, 2000])
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
 def test_tables_are_read_by_physical_line_whatever_the_block(tmp_path, monkeypatch, block, suffix):
-    monkeypatch.setattr(table_rows, "BLOCK", block)
+    monkeypatch.setattr(table, "BLOCK", block)
     path = tmp_path / f"a{suffix}"
     mark = "," if suffix == ".csv" else "\t"
     rows = [
@@ -193,7 +193,7 @@ def test_tables_are_read_by_physical_line_whatever_the_block(tmp_path, monkeypat
 
 @pytest.mark.parametrize("block", [1, 3, 2000])
 def test_quotes_of_tables_that_go_wrong(tmp_path, monkeypatch, block):
-    monkeypatch.setattr(table_rows, "BLOCK", block)
+    monkeypatch.setattr(table, "BLOCK", block)
     path = tmp_path / "a.csv"
     path.write_text('question,answer\n"q1" x,a1\nq2,a2\nq3,"never closed\nq4,a4\n', encoding="utf-8")
     examples, texts = read(path)

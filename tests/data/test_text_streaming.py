@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lora_scripts.data.mixing import held_out_rows, repeats
+from lora_scripts.data.mixing import repeats
+from lora_scripts.data.split import held_out
 from lora_scripts.data.text_sources import TextSource, open_texts
 from lora_scripts.data.token_table import TokenRow, TokenTable, write_table
 
@@ -54,7 +55,7 @@ def stream(folder: Path, count: int) -> float:
     peak = max(peak, anonymous())
     assert len(table) == count
     assert table.place(count - 1).line == count
-    held = held_out_rows(table.keys, "auto")
+    held = held_out(table.keys, "auto")
     train = repeats(np.ones(count), table.keys)
     for number in train[:: max(1, count // 20_000)]:
         row = table.row(int(number))

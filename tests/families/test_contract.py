@@ -21,12 +21,13 @@ from lora_scripts.adapters.spec import AdapterSpec
 from lora_scripts.core.problems import Location
 from lora_scripts.data.images import examine
 from lora_scripts.data.manifest import Example
-from lora_scripts.data.sample import Sample, samples_of
+from lora_scripts.data.sample import Sample
+from lora_scripts.data.samples import samples_of
 from lora_scripts.export.earlier import fitted, put_into
 from lora_scripts.export.facts import ExportFacts
 from lora_scripts.export.kohya import export_lora
 from lora_scripts.export.readback import read_back
-from lora_scripts.families._base import Draw
+from lora_scripts.families._base import Draw, StageOptions
 from lora_scripts.families._components import hash_of_module, shared_copy
 from lora_scripts.families._source import family_named, family_names, find, resolve
 from lora_scripts.training.objective import Denoising
@@ -85,7 +86,7 @@ def samples(model: Any, place: Path) -> list[Sample]:
 
 
 def batch_of(model: Any, place: Path, draws: list[Draw], trained: tuple[str, ...] = ()) -> Any:
-    stages = model.family.stages(model, trained=trained)
+    stages = model.family.stages(model, StageOptions(trained=trained))
     items = []
     for sample in samples(model, place)[: len(draws)]:
         items.append({name: t for stage in stages for name, t in stage.run([sample])[0].items()})

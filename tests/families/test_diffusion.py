@@ -14,7 +14,7 @@ from lora_scripts.adapters.attach import attach, set_training
 from lora_scripts.adapters.spec import AdapterSpec
 from lora_scripts.families import _source
 from lora_scripts.families._attention import PLAIN_UP_TO, ByShape
-from lora_scripts.families._base import Draw
+from lora_scripts.families._base import Draw, StageOptions
 from tests.families import tiny
 
 
@@ -197,8 +197,8 @@ def test_stages_key_by_content_and_give_what_collate_takes(model, tmp_path):
 def test_keys_change_with_vae_dtype_and_background(model, folder, tmp_path, tiny_parts):
     one = sample(tmp_path)
     keys = {model.family.stages(model)[0].key(one)}
-    keys.add(model.family.stages(model, cache_dtype=torch.float16)[0].key(one))
-    keys.add(model.family.stages(model, background="black")[0].key(one))
+    keys.add(model.family.stages(model, StageOptions(cache_dtype=torch.float16))[0].key(one))
+    keys.add(model.family.stages(model, StageOptions(background="black"))[0].key(one))
     tiny.write_folder(tmp_path / "other", {**tiny_parts, "vae": tiny.parts(seed=8)["vae"]})
     other = load(tmp_path / "other")
     keys.add(other.family.stages(other)[0].key(one))
@@ -207,7 +207,7 @@ def test_keys_change_with_vae_dtype_and_background(model, folder, tmp_path, tiny
 
 
 def test_a_trained_text_encoder_is_given_token_ids(model, tmp_path):
-    stage = model.family.stages(model, trained=("text_encoder",))[1]
+    stage = model.family.stages(model, StageOptions(trained=("text_encoder",)))[1]
     assert stage.name == "ids"
     assert stage.components == ()
     ids = stage.run([sample(tmp_path)])[0]["ids"]

@@ -14,7 +14,8 @@ from lora_scripts.core.problems import Location, ProblemsError
 from lora_scripts.data.images import examine
 from lora_scripts.data.manifest import Example
 from lora_scripts.data.masks import find_masks
-from lora_scripts.data.sample import Sample, samples_of
+from lora_scripts.data.sample import Sample
+from lora_scripts.data.samples import samples_of
 from lora_scripts.families import _clip, _stages
 from lora_scripts.families._base import Draw
 from lora_scripts.families._source import find, resolve

@@ -16,12 +16,13 @@ from lora_scripts.core.problems import Location, ProblemsError
 from lora_scripts.data.buckets import prepare
 from lora_scripts.data.images import examine
 from lora_scripts.data.manifest import Example
-from lora_scripts.data.sample import Sample, samples_of
+from lora_scripts.data.sample import Sample
+from lora_scripts.data.samples import samples_of
 from lora_scripts.export.facts import ExportFacts
 from lora_scripts.export.kohya import export_lora
 from lora_scripts.export.readback import read_back
 from lora_scripts.families import _source, sdxl
-from lora_scripts.families._base import Draw
+from lora_scripts.families._base import Draw, StageOptions
 from lora_scripts.toolbox.inspect import inspect_file
 from tests.bases import sdxl as small
 from tests.families import tiny
@@ -172,7 +173,7 @@ def test_long_captions_are_read_in_pieces(folder, tmp_path):
     model = load(folder)
     words = " ".join(["house"] * 75 + ["tree"] * 60)
     one = replace(sample(tmp_path), caption=words)
-    stages = [s for s in model.family.stages(model, caption_tokens=225) if s.name == "text"]
+    stages = [s for s in model.family.stages(model, StageOptions(caption_tokens=225)) if s.name == "text"]
     found = stages[0].run([one])[0]
     first = model.family.prompts(model, [" ".join(["house"] * 75)])[0]
     assert found["text"].shape == (227, 128)

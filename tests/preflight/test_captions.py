@@ -12,7 +12,8 @@ from lora_scripts.core.catalogue import message
 from lora_scripts.core.problems import Location, Problem
 from lora_scripts.data.manifest import Example
 from lora_scripts.data.pixels import Picture
-from lora_scripts.data.sample import Handling, samples_of
+from lora_scripts.data.sample import Handling
+from lora_scripts.data.samples import samples_of
 from lora_scripts.data.wording import Wording
 from lora_scripts.families._clip import cutter
 from lora_scripts.preflight.checks.captions import check_captions
@@ -31,7 +32,7 @@ def check(*captions: str, wording: Wording | None = None, **keys: Any) -> dict[s
     handling = Handling(wording=wording or Wording())
     found = samples_of(pairs, resolution=64, step=8, handling=handling, repeats=2)
     settings = {"train_data_dir": "d", "base_model": "builtin:demo", "output_dir": "o", **keys}
-    again = [sample for each in found for sample in each.repeated()]
+    again = found.for_an_epoch()
     return {p.code: p for p in check_captions(again, CUT, RunConfig.model_validate(settings))}
 
 

@@ -50,7 +50,7 @@ def test_repeats_multiply_an_epoch_and_nothing_else(tmp_path: Path) -> None:
     once, _ = report_of(config(folder))
     thrice, _ = report_of(config(folder, repeats=3))
     assert len(thrice.train) == 3 * len(once.train)
-    assert thrice.validation == once.validation
+    assert [*thrice.validation] == [*once.validation]
     assert thrice.plan is not None
     assert Counter(s.name for s in thrice.train) == Counter({s.name: 3 for s in once.train})
     assert len({s.key for s in thrice.train}) == len(thrice.train)

@@ -16,7 +16,8 @@ from lora_scripts.core.seeds import derive_seed
 from lora_scripts.data.manifest import Example
 from lora_scripts.data.pixels import Picture
 from lora_scripts.data.plan import Plan
-from lora_scripts.data.sample import Handling, Sample, samples_of
+from lora_scripts.data.sample import Handling, Sample
+from lora_scripts.data.samples import Samples, samples_of
 from lora_scripts.data.wording import Wording
 from lora_scripts.families._base import Draw, Stage
 from lora_scripts.training.batches import Batches
@@ -24,7 +25,7 @@ from lora_scripts.training.image_task import Pictures
 from lora_scripts.training.stages import CachedStages
 
 
-def samples(count: int, handling: Handling | None = None) -> list[Sample]:
+def samples(count: int, handling: Handling | None = None) -> Samples:
     root = Path("/data")
     pairs = [
         (
@@ -126,8 +127,9 @@ def test_an_interrupted_cache_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_some_pictures_count_less(tmp_path: Path) -> None:
     learnt, kept = samples(2), samples(2, Handling(regularization=True, weight=0.5))
     stages = CachedStages(Counting().stages(), tmp_path)
-    stages.fill([*learnt, *kept], nothing)
-    weighted = Pictures([*learnt, *kept], stages)
+    both = Samples.joined([learnt, kept])
+    stages.fill(both, nothing)
+    weighted = Pictures(both, stages)
     assert [float(weighted.item(n, Draw(1))["loss_weight"]) for n in range(4)] == [1, 1, 0.5, 0.5]
     assert "loss_weight" not in Pictures(learnt, stages).item(0, Draw(1))
 
@@ -166,7 +168,7 @@ def test_a_hundred_thousand_pictures_are_cached_and_trained_from_in_flat_memory(
 
     stages.fill(found, watch)
     filled = sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors"))
-    plan = Plan([sample.placement.bucket for sample in found], 8, 1, seed=1)
+    plan = Plan(found.buckets()[1], 8, 1, seed=1)
     batches = Batches(_Model(), Pictures(found, stages), plan, 1)  # type: ignore[arg-type]
     seen = 0
     for number, window in enumerate(_windows(batches, plan.windows_per_epoch)):

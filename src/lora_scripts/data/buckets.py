@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import overload
 
 import numpy as np
 from PIL import Image
@@ -92,23 +93,47 @@ def _into(size: tuple[int, int], bucket: Bucket) -> Placement:
     return Placement(bucket, (width, height), ((width - bucket.width) // 2, (height - bucket.height) // 2))
 
 
+class Placements(Sequence[Placement]):
+    """Where each of many pictures goes. ``kinds``: (k, 6) int32, each different placement as width and height
+    of its bucket, of its picture and left and top of its cut; ``which``: (n,) int32, each picture's."""
+
+    def __init__(self, kinds: np.ndarray, which: np.ndarray) -> None:
+        self.kinds, self.which = kinds, which
+
+    def __len__(self) -> int:
+        return len(self.which)
+
+    @overload
+    def __getitem__(self, number: int) -> Placement: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> Placements: ...
+
+    def __getitem__(self, number: int | slice) -> Placement | Placements:
+        if isinstance(number, slice):
+            return Placements(self.kinds, self.which[number])
+        width, height, across, down, left, top = map(int, self.kinds[self.which[number]])
+        return Placement(Bucket(width, height), (across, down), (left, top))
+
+
 def place(
-    sizes: Sequence[tuple[int, int]], *, resolution: int, step: int, upscale: bool = True
-) -> list[Placement]:
+    sizes: Sequence[tuple[int, int]] | np.ndarray, *, resolution: int, step: int, upscale: bool = True
+) -> Placements:
     """Where each picture of ``sizes`` (width, height) goes; none is left out, whatever its shape.
 
     With ``upscale=False`` a picture smaller than its bucket gets a smaller one of its own shape, and is
     enlarged only where a side is below ``step``.
     """
     shapes = buckets(resolution, step)
-    placed: list[Placement] = []
-    known: dict[tuple[int, int], Placement] = {}
-    for size in sizes:
-        if size not in known:
-            best = min(shapes, key=lambda shape: (_lost(size, shape), -shape.width * shape.height, shape))
-            known[size] = _into(size, best if upscale else _shrunk(size, best, resolution, step))
-        placed.append(known[size])
-    return placed
+    pairs = np.asarray(sizes, np.int64).reshape(-1, 2)
+    different, which = np.unique(pairs[:, 0] << 32 | pairs[:, 1], return_inverse=True)
+    kinds = np.zeros((len(different), 6), np.int32)
+    for row, pair in zip(kinds, different.tolist(), strict=True):
+        size = pair >> 32, pair & 0xFFFFFFFF
+        best = min(shapes, key=lambda shape: (_lost(size, shape), -shape.width * shape.height, shape))
+        placed = _into(size, best if upscale else _shrunk(size, best, resolution, step))
+        row[:] = (placed.bucket.width, placed.bucket.height, *placed.resize, *placed.crop)
+    return Placements(kinds, which.astype(np.int32))
 
 
 def prepare(image: Image.Image, placement: Placement) -> np.ndarray:

@@ -3,29 +3,66 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..core.catalogue import say
+from ..core.json_pieces import json_pieces
 from .sample import Sample
 from .text_files import listing
 
 VERSION = 1
 
 
-def _entries(samples: Iterable[Sample]) -> dict[str, dict[str, Any]]:
-    """One entry for each picture, however often and in however many sizes it comes."""
-    found: dict[str, dict[str, Any]] = {}
-    for sample in sorted(samples, key=lambda sample: sample.name):
-        if sample.name not in found:
-            found[sample.name] = {
-                "sha256": sample.picture.sha256,
-                "caption": sample.caption,
-                **_handling(sample),
-            }
-    return found
+class Entries(Mapping[str, dict[str, Any]]):
+    """Name of each picture, in order -> its entry, however often and in however many sizes it comes. Entries
+    are made when they are asked for."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self._samples = samples
+        names = [sample.name for sample in samples]
+        order = sorted(range(len(names)), key=names.__getitem__)
+        first = [place for n, place in enumerate(order) if not n or names[place] != names[order[n - 1]]]
+        self._places = np.array(first, np.int32)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[str]:
+        return (self._samples[place].name for place in self._places)
+
+    def __getitem__(self, name: str) -> dict[str, Any]:
+        found = bisect_left(self._places, name, key=lambda place: self._samples[place].name)
+        if found == len(self._places) or (sample := self._samples[self._places[found]]).name != name:
+            raise KeyError(name)
+        return _entry(sample)
+
+    def items(self) -> ItemsView[str, dict[str, Any]]:
+        return _Items(self)
+
+    def pairs(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        for place in self._places:
+            sample = self._samples[place]
+            yield sample.name, _entry(sample)
+
+
+class _Items(ItemsView[str, dict[str, Any]]):
+    """One after another, each looked up once."""
+
+    def __init__(self, entries: Entries) -> None:
+        super().__init__(entries)
+        self._entries = entries
+
+    def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        return self._entries.pairs()
+
+
+def _entry(sample: Sample) -> dict[str, Any]:
+    return {"sha256": sample.picture.sha256, "caption": sample.caption, **_handling(sample)}
 
 
 def _handling(sample: Sample) -> dict[str, Any]:
@@ -46,16 +83,18 @@ def _handling(sample: Sample) -> dict[str, Any]:
     return found
 
 
-def fingerprint(train: Iterable[Sample], validation: Iterable[Sample] = ()) -> dict[str, Any]:
+def fingerprint(train: Sequence[Sample], validation: Sequence[Sample] = ()) -> dict[str, Any]:
     """``{"version", "sha256", "train": {name: {"sha256", "caption"}}, "validation": {...}}``, ready for JSON.
     What is done to a picture besides (repeats, shuffled captions, a mask ...) stands in its entry too.
 
     Names are relative to their data folders, so that the value is the same on every machine; ``sha256`` is
     that of all the rest.
     """
-    content = {"version": VERSION, "train": _entries(train), "validation": _entries(validation)}
-    text = json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return {"sha256": hashlib.sha256(text.encode()).hexdigest(), **content}
+    content = {"version": VERSION, "train": Entries(train), "validation": Entries(validation)}
+    digest = hashlib.sha256()
+    for piece in json_pieces(content, separators=(",", ":")):
+        digest.update(piece.encode())
+    return {"sha256": digest.hexdigest(), **content}
 
 
 def summary(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+
+from .columns import Known
 
 READABLE = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".gif", ".avif")
 KNOWN_ONLY = (".tif", ".tiff", ".heic", ".heif", ".jxl", ".jp2", ".psd")
@@ -36,14 +39,48 @@ class NotFound:
     near: str | None = None
 
 
-@dataclass
-class PictureFolder:
-    """All pictures below ``root``, sub-folders included, hidden ones and those in ``exclude`` left out."""
+class Pictures(Mapping[str, Path]):
+    """Names relative to ``root``, with ``/``, in the order of the scan -> their paths."""
 
-    root: Path
-    pictures: dict[str, Path] = field(default_factory=dict)
-    loose: dict[str, list[str]] = field(default_factory=dict)
-    unreadable: list[str] = field(default_factory=list)
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._names = Known()
+
+    def add(self, name: str) -> int:
+        return self._names.add(name)
+
+    def name(self, number: int) -> str:
+        return self._names[number]
+
+    def __getitem__(self, name: str) -> Path:
+        if name not in self._names:
+            raise KeyError(name)
+        return self.root / name
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class PictureFolder:
+    """All pictures below ``root``, sub-folders included, hidden ones and those in ``exclude`` left out.
+
+    ``unreadable``: folders that could not be listed.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.pictures = Pictures(root)
+        self.unreadable: list[str] = []
+        self._loose = Known()
+        self._firsts = array("i")
+        """The first picture of each loose name; the others, of which there are few, are in ``_twins``."""
+        self._twins: dict[int, list[int]] = {}
 
     @classmethod
     def scan(cls, root: Path, exclude: Iterable[Path] = ()) -> PictureFolder:
@@ -59,18 +96,28 @@ class PictureFolder:
                 for name in below
                 if not name.startswith(".") and os.path.abspath(os.path.join(current, name)) not in hidden
             )
+            home = Path(current).relative_to(root).as_posix()
             for name in sorted(files):
                 if name.startswith(".") or os.path.splitext(name)[1].lower() not in PICTURE_SUFFIXES:
                     continue
-                path = Path(current, name)
-                relative = path.relative_to(root).as_posix()
-                folder.pictures[relative] = path
-                folder.loose.setdefault(loose_name(relative), []).append(relative)
+                folder._add(name if home == "." else f"{home}/{name}")
         return folder
+
+    def _add(self, relative: str) -> None:
+        number = self.pictures.add(relative)
+        loose = self._loose.add(loose_name(relative))
+        if loose == len(self._firsts):
+            self._firsts.append(number)
+        else:
+            self._twins.setdefault(loose, []).append(number)
+
+    def _of(self, loose: int) -> list[str]:
+        """The pictures of one loose name."""
+        return [self.pictures.name(each) for each in (self._firsts[loose], *self._twins.get(loose, ()))]
 
     def colliding(self) -> list[str]:
         """Names that differ only in case or Unicode form: one file on macOS and Windows."""
-        return [name for names in self.loose.values() if len(names) > 1 for name in names]
+        return [name for loose in sorted(self._twins) for name in self._of(loose)]
 
     def find(self, written: str, beside: Path | None = None) -> Found | NotFound:
         """The picture called ``written``, in this folder, else in ``beside`` (the folder of the CSV).
@@ -98,7 +145,8 @@ class PictureFolder:
 
     def _below(self, root: str, relative: str) -> Found | NotFound | None:
         if root == os.path.abspath(self.root):
-            names = self.loose.get(loose_name(relative), [])
+            loose = self._loose.get(loose_name(relative))
+            names = [] if loose is None else self._of(loose)
             form = unicodedata.normalize("NFC", relative)
             exact = [name for name in names if name == relative] or [
                 name for name in names if unicodedata.normalize("NFC", name) == form
@@ -122,8 +170,8 @@ class PictureFolder:
         wanted = loose_name(written.replace("\\", "/"))
         base, stem = os.path.basename(wanted), os.path.splitext(os.path.basename(wanted))[0]
         for same in (os.path.basename, lambda key: os.path.splitext(os.path.basename(key))[0]):
-            for key, names in self.loose.items():
+            for number, key in enumerate(self._loose):
                 if same(key) in (base, stem):
-                    return names[0]
-        near = did_you_mean(wanted, self.loose, cutoff=80.0)
-        return self.loose[near][0] if near else None
+                    return self._of(number)[0]
+        near = did_you_mean(wanted, self._loose, cutoff=80.0)
+        return None if near is None else self._of(self._loose.add(near))[0]

@@ -7,19 +7,22 @@ called ``10_sks dog`` say how often their pictures come, and what they show wher
 
 from __future__ import annotations
 
+import os
 import unicodedata
-from collections.abc import Iterable, Mapping
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, overload
 
 from ..core.problems import Location, Problem, Severity
 from .captions import clean, has_marker, is_empty
+from .columns import Known, Texts
 from .file_names import is_foreign_to_windows, is_too_long
 from .folder import Found, PictureFolder
 from .kohya_folders import counted, is_counted
-from .rows import NamedCaption, read_rows
+from .rows import stream_rows
 from .text_files import listing, printable, read_text
 
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
@@ -41,9 +44,51 @@ class Example:
         object.__setattr__(self, "fields", MappingProxyType(dict(self.fields)))
 
 
+class Examples(Sequence[Example]):
+    """The examples of a picture task as columns: each is made when it is asked for."""
+
+    def __init__(self) -> None:
+        self.names, self.captions = Texts(), Texts()
+        self.lines, self.repeats = array("i"), array("i")
+        """0 where there is none."""
+        self._files, self._folders = Known(), Known()
+        self._file, self._folder = array("i"), array("i")
+        self._below = Texts()
+
+    def append(self, name: str, image: Path, caption: str, where: Location, repeats: int = 0) -> None:
+        self.names.append(name)
+        self.captions.append(caption)
+        self.lines.append(where.line or 0)
+        self.repeats.append(repeats)
+        self._file.append(self._files.add(where.file))
+        folder, below = os.path.split(image)
+        self._folder.append(self._folders.add(folder))
+        self._below.append(below)
+
+    def image(self, number: int) -> Path:
+        return Path(self._folders[self._folder[number]], self._below[number])
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    @overload
+    def __getitem__(self, number: int) -> Example: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> list[Example]: ...
+
+    def __getitem__(self, number: int | slice) -> Example | list[Example]:
+        if isinstance(number, slice):
+            return [self[each] for each in range(*number.indices(len(self)))]
+        fields = {"image": self.image(number), "name": self.names[number], "caption": self.captions[number]}
+        if repeats := self.repeats[number]:
+            fields["repeats"] = repeats
+        return Example(fields, Location(self._files[self._file[number]], self.lines[number] or None))
+
+
 @dataclass(frozen=True)
 class Manifest:
-    examples: tuple[Example, ...]
+    examples: Sequence[Example]
     source: str
     problems: list[Problem] = field(default_factory=list)
 
@@ -53,7 +98,7 @@ class _Reader:
     folder: PictureFolder
     strict: bool
     problems: list[Problem] = field(default_factory=list)
-    examples: list[Example] = field(default_factory=list)
+    examples: Examples = field(default_factory=Examples)
     empty: list[str] = field(default_factory=list)
     marked: list[str] = field(default_factory=list)
     as_gbk: list[Problem] = field(default_factory=list)
@@ -66,20 +111,20 @@ class _Reader:
     def lenient(self) -> Severity:
         return "error" if self.strict else "warning"
 
-    def add(self, found: Found, caption: str, where: Location, **more: Any) -> None:
+    def add(self, found: Found, caption: str, where: Location, repeats: int = 0) -> None:
         caption = clean(caption)
-        short = f"{Path(where.file).name}:{where.line}" if where.line else found.name
-        if is_empty(caption):
-            self.empty.append(short)
-        if has_marker(caption):
-            self.marked.append(short)
-        fields = {"image": found.path, "name": found.name, "caption": caption, **more}
-        self.examples.append(Example(fields, where))
+        for marked, names in ((is_empty(caption), self.empty), (has_marker(caption), self.marked)):
+            if marked:
+                names.append(f"{Path(where.file).name}:{where.line}" if where.line else found.name)
+        self.examples.append(found.name, found.path, caption, where, repeats)
 
-    def from_rows(self, path: Path, rows: list[NamedCaption]) -> None:
-        seen: dict[str, NamedCaption] = {}
-        missing = 0
-        for row in rows:
+    def from_rows(self, path: Path) -> None:
+        seen, missing = Known(), 0
+        problems: list[Problem] = []
+        for row in stream_rows(path):
+            if isinstance(row, Problem):
+                self.problems.append(row)
+                continue
             where = Location(str(path), row.line)
             found = self.folder.find(row.name, path.parent)
             params: dict[str, Any] = {"line": row.line, "name": printable(row.name)}
@@ -90,23 +135,23 @@ class _Reader:
                     near = self.folder.nearest(row.name)
                     code = "LS2031" if near else code
                 params |= {"near": printable(near or row.name), "folder": str(self.folder.root)}
-                self.problems.append(Problem(code, params, where))
-            elif (earlier := seen.get(found.name)) is None:
-                seen[found.name] = row
+                problems.append(Problem(code, params, where))
+            elif (number := seen.add(found.name)) == len(self.examples):
                 self.add(found, row.caption, where)
             else:
-                params["earlier"] = earlier.line
-                same = clean(earlier.caption) == clean(row.caption)
+                params["earlier"] = self.examples.lines[number]
+                same = self.examples.captions[number] == clean(row.caption)
                 severity: Severity = "warning" if same else "error"
-                self.problems.append(Problem("LS2035" if same else "LS2034", params, where, severity))
-        self._without_caption({example.fields["name"] for example in self.examples}, path.name)
+                problems.append(Problem("LS2035" if same else "LS2034", params, where, severity))
+        self.problems += problems
+        self._without_caption(seen, path.name)
 
     def from_caption_files(self) -> None:
         for name, path in self.folder.pictures.items():
             caption_file = caption_file_of(path)
             if caption_file is not None:
                 self._from_file(name, caption_file)
-        self._without_caption({example.fields["name"] for example in self.examples}, "picture.txt")
+        self._without_caption(Known(self.examples.names), "picture.txt")
         self._lonely_captions()
 
     def from_counted_folders(self) -> None:
@@ -139,27 +184,33 @@ class _Reader:
         assert isinstance(found, Found)
         return found
 
-    def _from_file(self, name: str, caption_file: Path, **more: Any) -> None:
+    def _from_file(self, name: str, caption_file: Path, repeats: int = 0) -> None:
         text, problems = read_text(caption_file)
         for problem in problems:
             (self.as_gbk if problem.code == "LS2011" else self.problems).append(problem)
         if text is not None:
-            self.add(self._found(name), text.replace("\0", " "), Location(str(caption_file), 1), **more)
+            self.add(self._found(name), text.replace("\0", " "), Location(str(caption_file), 1), repeats)
 
     def _lonely_captions(self) -> None:
-        stems = {stem for path in self.folder.pictures.values() for stem in (path, path.with_suffix(""))}
-        folders = {path.parent for path in self.folder.pictures.values()} | {self.folder.root}
+        """Beside ``a.jpg``, ``a.txt`` and ``a.jpg.txt`` are its captions; others belong to no picture."""
+        pictures = self.folder.pictures
+        stems, folders = Known(), Known([""])
+        for name in pictures:
+            stems.add(os.path.splitext(name)[0])
+            folders.add(os.path.dirname(name))
         alone = sorted(
             file.name
             for folder in folders
             for suffix in CAPTION_SUFFIXES
-            for file in folder.glob(f"*{suffix}")
-            if file.with_suffix("") not in stems and not file.name.startswith(".")
+            for file in (self.folder.root / folder).glob(f"*{suffix}")
+            if not file.name.startswith(".")
+            and (stem := f"{folder}/{file.stem}".lstrip("/")) not in stems
+            and stem not in pictures
         )
         if alone:
             self._say("LS2039", "warning", alone)
 
-    def _without_caption(self, used: set[str], source: str) -> None:
+    def _without_caption(self, used: Known, source: str) -> None:
         rest = [name for name in self.folder.pictures if unicodedata.normalize("NFC", name) not in used]
         if rest:
             params = {"count": len(rest), "names": listing(rest), "source": source}
@@ -192,7 +243,7 @@ class _Reader:
             self._say("LS2407", self.lenient, self.folder.unreadable)
         if self.marked:
             self._say("LS2040", "note", self.marked)
-        return Manifest(tuple(self.examples), source, self.problems)
+        return Manifest(self.examples, source, self.problems)
 
 
 def caption_file_of(picture: Path) -> Path | None:
@@ -231,9 +282,7 @@ def read_pictures(
         (path for name in METADATA_NAMES if (path := train_data_dir / name).is_file()), None
     )
     if source is not None:
-        rows, found = read_rows(source)
-        reader.problems += found
-        reader.from_rows(source, rows)
+        reader.from_rows(source)
         return reader.finish(str(source))
     if not reader.folder.pictures:
         return nothing("LS2021", folder=str(train_data_dir))

@@ -1,13 +1,10 @@
-"""Rows by weight and by content: how often each comes in an epoch, and which are held out."""
+"""Rows by weight and by content: how often each comes in an epoch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
-
-from .split import held_out_count
 
 
 def _numbers(keys: Sequence[str] | np.ndarray) -> np.ndarray:
@@ -44,11 +41,3 @@ def repeats(weights: Sequence[float] | np.ndarray, keys: Sequence[str] | np.ndar
             order = rows[np.argsort(numbers[rows], kind="stable")]
             times[order[: int(np.floor(part * len(rows) + 0.5))]] += 1
     return np.repeat(np.arange(len(asked), dtype=np.int64), times)
-
-
-def held_out_rows(keys: np.ndarray, share: float | Literal["auto"]) -> np.ndarray:
-    """Positions (k,) int64 to hold out, ascending: ``split.held_out`` for a table's ``keys``, whose million
-    values stay an array."""
-    _, which, times = np.unique(keys, return_inverse=True, return_counts=True)
-    order = np.lexsort((np.arange(len(keys)), which, times[which] > 1))
-    return np.sort(order[: held_out_count(len(keys), share)]).astype(np.int64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,10 @@ from ..core.problems import Location, Problem
 from .table import (
     BadRow,
     Row,
-    delimiter_of,
     has_picture_suffix,
-    parse_rows,
+    lines_of,
     quoted_row,
+    rows_of_lines,
     runs_into_caption,
     suggestion,
 )
@@ -43,17 +43,32 @@ class NamedCaption:
 
 def read_rows(path: Path) -> tuple[list[NamedCaption], list[Problem]]:
     """The rows of a ``.csv``, ``.tsv``, ``.txt`` or ``.jsonl`` file and everything that is wrong with it."""
+    rows: list[NamedCaption] = []
+    problems: list[Problem] = []
+    for each in stream_rows(path):
+        if isinstance(each, Problem):
+            problems.append(each)
+        else:
+            rows.append(each)
+    return rows, problems
+
+
+def stream_rows(path: Path) -> Iterator[NamedCaption | Problem]:
+    """What ``read_rows`` gives, in the order of the file, one after another."""
     kind = path.suffix.lower()
     if kind not in (".csv", ".tsv", ".txt", ".jsonl"):
-        return [], [Problem("LS2012", {"file": path.name}, Location(str(path)))]
+        yield Problem("LS2012", {"file": path.name}, Location(str(path)))
+        return
     text, problems = read_text(path)
+    yield from problems
     if text is None:
-        return [], problems
-    rows, found = _json_rows(path, text) if kind == ".jsonl" else _csv_rows(path, text)
-    problems += found
-    if not rows and not found:
-        problems.append(Problem("LS2009", {"file": path.name}, Location(str(path))))
-    return rows, problems
+        return
+    empty = True
+    for each in _json_rows(path, text) if kind == ".jsonl" else _csv_rows(path, text):
+        empty = False
+        yield each
+    if empty:
+        yield Problem("LS2009", {"file": path.name}, Location(str(path)))
 
 
 def _bad(code: str, path: Path, line: int, text: str, **params: object) -> Problem:
@@ -62,36 +77,33 @@ def _bad(code: str, path: Path, line: int, text: str, **params: object) -> Probl
     return Problem(code, found, Location(str(path), line))
 
 
-def _csv_rows(path: Path, text: str) -> tuple[list[NamedCaption], list[Problem]]:
-    delimiter = delimiter_of(text, KNOWN)
-    rows: list[NamedCaption] = []
-    problems: list[Problem] = []
+def _csv_rows(path: Path, text: str) -> Iterator[NamedCaption | Problem]:
     expected, name_at, caption_at = 2, 0, 1
     first = True
-    for row in parse_rows(text, delimiter):
+    for row in rows_of_lines(lines_of(text), None, KNOWN):
         if isinstance(row, BadRow):
-            problems.append(_bad(row.code, path, row.line, row.text))
+            yield _bad(row.code, path, row.line, row.text)
             first = False
             continue
         if first and is_header(row):
             expected = len(row.cells)
             columns = columns_of(row, path)
             if isinstance(columns, Problem):
-                return [], [columns]
+                yield columns
+                return
             name_at, caption_at = columns
             first = False
             continue
         first = False
         name = row.cells[min(name_at, len(row.cells) - 1)]
         if (len(row.cells) == 1 and expected > 1) or runs_into_caption(name):
-            problems.append(_bad("LS2001", path, row.line, row.text))
+            yield _bad("LS2001", path, row.line, row.text)
         elif len(row.cells) != expected:
-            problems.append(_bad("LS2002", path, row.line, row.text, found=len(row.cells), expected=expected))
+            yield _bad("LS2002", path, row.line, row.text, found=len(row.cells), expected=expected)
         elif not row.cells[name_at]:
-            problems.append(_bad("LS2006", path, row.line, row.text))
+            yield _bad("LS2006", path, row.line, row.text)
         else:
-            rows.append(NamedCaption(row.cells[name_at], row.cells[caption_at], row.line))
-    return rows, problems
+            yield NamedCaption(row.cells[name_at], row.cells[caption_at], row.line)
 
 
 def is_header(row: Row) -> bool:
@@ -118,12 +130,11 @@ def columns_of(row: Row, path: Path) -> tuple[int, int] | Problem:
     return Problem("LS2008", params, Location(str(path), row.line))
 
 
-def _json_rows(path: Path, text: str) -> tuple[list[NamedCaption], list[Problem]]:
-    rows: list[NamedCaption] = []
-    problems: list[Problem] = []
+def _json_rows(path: Path, text: str) -> Iterator[NamedCaption | Problem]:
     if text.lstrip().startswith("["):
-        return [], [Problem("LS2404", {"file": path.name}, Location(str(path), 1))]
-    for line, raw in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
+        yield Problem("LS2404", {"file": path.name}, Location(str(path), 1))
+        return
+    for line, raw in enumerate(_json_lines(text), 1):
         if not raw.strip():
             continue
         try:
@@ -133,10 +144,18 @@ def _json_rows(path: Path, text: str) -> tuple[list[NamedCaption], list[Problem]
         name = _first(value, NAME_COLUMNS)
         caption = _first(value, CAPTION_COLUMNS)
         if not name or caption is None or not _encodable(name + caption):
-            problems.append(_bad("LS2007", path, line, raw))
+            yield _bad("LS2007", path, line, raw)
         else:
-            rows.append(NamedCaption(name.strip(), caption, line))
-    return rows, problems
+            yield NamedCaption(name.strip(), caption, line)
+
+
+def _json_lines(text: str) -> Iterator[str]:
+    """A lone carriage return ends no line of JSON."""
+    start = 0
+    while (end := text.find("\n", start)) >= 0:
+        yield text[start:end].removesuffix("\r")
+        start = end + 1
+    yield text[start:]
 
 
 def _first(value: object, names: Iterable[str]) -> str | None:
@@ -154,4 +173,4 @@ def _encodable(text: str) -> bool:
     return True
 
 
-__all__ = ["NamedCaption", "columns_of", "is_header", "quoted_row", "read_rows"]
+__all__ = ["NamedCaption", "columns_of", "is_header", "quoted_row", "read_rows", "stream_rows"]

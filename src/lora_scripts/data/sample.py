@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ..core.seeds import derive_seed
-from .buckets import Placement, place
+from .buckets import Placement
 from .manifest import Example
 from .masks import Mask
 from .pixels import Picture
@@ -105,45 +105,3 @@ class Sample:
             )
             sample = replace(sample, placement=replace(self.placement, crop=(left, top)))
         return sample
-
-    def repeated(self) -> Iterator[Sample]:
-        """This sample for each of its times in an epoch."""
-        for repeat in range(self.repeats):
-            yield replace(self, repeat=repeat) if repeat else self
-
-    def held_out(self) -> Sample:
-        """This sample as validation sees it: always in the same form."""
-        return replace(self, handling=replace(self.handling, fixed=True), repeats=1)
-
-
-def samples_of(
-    pictures: Sequence[tuple[Example, Picture]],
-    *,
-    resolution: int,
-    step: int,
-    upscale: bool = True,
-    handling: Handling = AS_IT_IS,
-    masks: Mapping[str, Mask] | None = None,
-    repeats: int = 1,
-    size: int = 0,
-) -> list[Sample]:
-    """A sample for each picture, ordered by name, so that the order of rows in a CSV changes nothing.
-
-    ``repeats``: of pictures whose folder does not say it.
-    """
-    ordered = sorted(pictures, key=lambda pair: pair[0].fields["name"])
-    sizes = [(picture.width, picture.height) for _, picture in ordered]
-    placements = place(sizes, resolution=resolution, step=step, upscale=upscale)
-    return [
-        Sample(
-            example,
-            picture,
-            placement,
-            handling.wording.plain(str(example.fields["caption"])),
-            handling,
-            (masks or {}).get(str(example.fields["name"])),
-            repeats=int(example.fields.get("repeats", repeats)),
-            size=size,
-        )
-        for (example, picture), placement in zip(ordered, placements, strict=True)
-    ]

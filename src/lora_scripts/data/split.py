@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
+
+import numpy as np
 
 AUTO_SHARE, AUTO_MOST, AUTO_FROM = 0.1, 8, 20
 
@@ -20,12 +21,12 @@ def held_out_count(count: int, share: float | Literal["auto"]) -> int:
     return min(count - 1, max(1, round(count * share))) if share > 0 and count > 1 else 0
 
 
-def held_out(hashes: Sequence[str], share: float | Literal["auto"]) -> list[int]:
-    """Positions to hold out, ascending, chosen by content (``hashes``: SHA-256 of each picture's file).
+def held_out(hashes: Sequence[str] | np.ndarray, share: float | Literal["auto"]) -> np.ndarray:
+    """Positions (k,) int64 to hold out, ascending, chosen by content (``hashes``: a key of each example's).
 
     The order of the examples, their names and the seed play no part, so that a data set that grows keeps most
     of its held-out pictures. Those that occur twice are taken last: their twin would be trained on.
     """
-    times = Counter(hashes)
-    order = sorted(range(len(hashes)), key=lambda index: (times[hashes[index]] > 1, hashes[index], index))
-    return sorted(order[: held_out_count(len(hashes), share)])
+    _, which, times = np.unique(np.asarray(hashes), return_inverse=True, return_counts=True)
+    order = np.lexsort((np.arange(len(which)), which, times[which] > 1))
+    return np.sort(order[: held_out_count(len(which), share)]).astype(np.int64)

@@ -7,8 +7,9 @@ reader follows RFC 4180, allows blanks around quoted fields, and after a bad row
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from .folder import PICTURE_SUFFIXES
 
@@ -16,6 +17,10 @@ _LINE_END = re.compile(r"\r\n|\n|\r")
 _PICTURE = r"\.(?:" + "|".join(suffix[1:] for suffix in sorted(PICTURE_SUFFIXES)) + ")"
 _ROW_START = re.compile(rf'^\s*"?[^",;\t]*{_PICTURE}"?\s*[,;\t]', re.IGNORECASE)
 _LOOSE_ROW = re.compile(rf'^\s*"?(?P<name>[^"]*?{_PICTURE})"?[\s,，;；:：|、]*(?P<caption>.*)$', re.I | re.S)
+BLOCK = 2000
+"""Lines of a table that are read at a time."""
+MOST = 200_000
+"""Lines that one quoted cell may take before its quote counts as never closed."""
 _QUOTES = "\"'“”„‘’「」«»＂"
 
 
@@ -85,6 +90,50 @@ def parse_rows(text: str, delimiter: str = ",") -> Iterator[Row | BadRow]:
         except _Malformed as bad:
             yield BadRow(bad.code, bad.index + 1, lines[bad.index])
             index = bad.index + 1
+
+
+def lines_of(text: str) -> Iterator[str]:
+    """The lines of ``text``, whatever system they were written on, one after another."""
+    start = 0
+    for end in _LINE_END.finditer(text):
+        yield text[start : end.start()]
+        start = end.end()
+    yield text[start:]
+
+
+def rows_of_lines(
+    lines: Iterable[str], delimiter: str | None, known: frozenset[str]
+) -> Iterator[Row | BadRow]:
+    """As ``parse_rows``, of which no more than a block and the row that crosses its end are in memory.
+    ``delimiter``: None to find it in the header, by the names of columns that are ``known``."""
+    lines = iter(lines)
+    waiting: list[str] = []
+    start, ended = 1, False
+    while not ended or waiting:
+        block = list(islice(lines, max(BLOCK, len(waiting))))
+        ended = not block
+        waiting += block
+        if delimiter is None and any(line.strip() for line in waiting):
+            delimiter = delimiter_of("\n".join(waiting[:BLOCK]), known)
+        again = None
+        for row in parse_rows("\n".join(waiting), delimiter or ","):
+            # A quote that is open at the end of the block may be closed in the next one.
+            at = row.line - 1
+            unclosed = isinstance(row, BadRow) and row.code == "LS2004"
+            if unclosed and not ended and len(waiting) - at < MOST:
+                again = at
+                break
+            yield _moved(row, start - 1)
+        if again is None:
+            start, waiting = start + len(waiting), []
+        else:
+            start, waiting = start + again, waiting[again:]
+
+
+def _moved(row: Row | BadRow, lines: int) -> Row | BadRow:
+    if isinstance(row, BadRow):
+        return BadRow(row.code, row.line + lines, row.text)
+    return Row(row.line + lines, row.cells, row.text)
 
 
 def _cells(lines: list[str], index: int, delimiter: str) -> tuple[tuple[str, ...], int]:

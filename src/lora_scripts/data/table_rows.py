@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,9 @@ import pyarrow.parquet as pq
 from ..core.problems import Location, Problem, ProblemsError
 from .json_rows import SHOWN, RawRow
 from .row_faults import RowFault
-from .table import BadRow, Row, delimiter_of, parse_rows
+from .table import BadRow, rows_of_lines
 from .text_columns import KNOWN
 
-BLOCK = 2000
-"""Lines of a table that are read at a time."""
-MOST = 200_000
-"""Lines that one quoted cell may take before its quote counts as never closed."""
 _BAD = {"LS2003": "LS2160", "LS2004": "LS2161", "LS2005": "LS2142"}
 PARQUET_ROWS = 512
 
@@ -29,7 +24,7 @@ def rows_of_table(lines: Iterable[tuple[int, str]], delimiter: str | None) -> It
     """Rows as objects under the names of the header, each with the line on which it begins. An empty cell
     is no value. ``delimiter``: None to find it in the header."""
     header: tuple[str, ...] = ()
-    for row in _parsed(iter(lines), delimiter):
+    for row in rows_of_lines((text for _, text in lines), delimiter, KNOWN):
         if isinstance(row, BadRow):
             yield row.line, RowFault(_BAD[row.code]), row.text
         elif not header:
@@ -38,37 +33,6 @@ def rows_of_table(lines: Iterable[tuple[int, str]], delimiter: str | None) -> It
             yield row.line, RowFault("LS2162", found=len(row.cells), expected=len(header)), row.text
         else:
             yield row.line, {n: c or None for n, c in zip(header, row.cells, strict=True)}, row.text
-
-
-def _parsed(lines: Iterator[tuple[int, str]], delimiter: str | None) -> Iterator[Row | BadRow]:
-    """All rows, of which no more than a block and the row that crosses its end are in memory."""
-    waiting: list[str] = []
-    start, ended = 1, False
-    while not ended or waiting:
-        block = [text for _, text in islice(lines, max(BLOCK, len(waiting)))]
-        ended = not block
-        waiting += block
-        if delimiter is None and waiting:
-            delimiter = delimiter_of("\n".join(waiting[:BLOCK]), KNOWN)
-        again = None
-        for row in parse_rows("\n".join(waiting), delimiter or ","):
-            # A quote that is open at the end of the block may be closed in the next one.
-            at = row.line - 1
-            unclosed = isinstance(row, BadRow) and row.code == "LS2004"
-            if unclosed and not ended and len(waiting) - at < MOST:
-                again = at
-                break
-            yield _moved(row, start - 1)
-        if again is None:
-            start, waiting = start + len(waiting), []
-        else:
-            start, waiting = start + again, waiting[again:]
-
-
-def _moved(row: Row | BadRow, lines: int) -> Row | BadRow:
-    if isinstance(row, BadRow):
-        return BadRow(row.code, row.line + lines, row.text)
-    return Row(row.line + lines, row.cells, row.text)
 
 
 def parquet_columns(path: Path) -> list[str]:

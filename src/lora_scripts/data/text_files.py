@@ -25,7 +25,11 @@ def printable(text: str, limit: int = 80) -> str:
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
 
 
-def listing(names: list[str], limit: int = 5) -> str:
+SHOWN = 5
+"""Names of a long list that are said."""
+
+
+def listing(names: list[str], limit: int = SHOWN) -> str:
     """The first names of a long list, in any language."""
     return ", ".join(printable(name) for name in names[:limit]) + (", …" if len(names) > limit else "")
 

@@ -19,7 +19,8 @@ from ..data.images import examine as decode_all
 from ..data.manifest import Example, Manifest, read_pictures
 from ..data.pixels import Picture
 from ..data.plan import Plan
-from ..data.sample import Handling, Sample, samples_of
+from ..data.sample import Handling, Sample
+from ..data.samples import samples_of
 from ..families._clip import cutter
 from .alike import find_alike
 from .looks import SIDE, look_at
@@ -48,7 +49,7 @@ class _Set:
     progress: Progress | None
     manifest: Manifest
     bare: tuple[Example, ...]
-    pairs: list[Pair] = field(default_factory=list)
+    pairs: Sequence[Pair] = ()
     problems: list[Problem] = field(default_factory=list)
     bad: list[tuple[Example, Problem]] = field(default_factory=list)
     softness: dict[str, float] = field(default_factory=dict)

@@ -250,6 +250,24 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class StageOptions:
+    """What a run asks of its stages. ``cache_dtype``: None is float32. ``background``: what transparency is
+    laid on. ``trained``: components that get an adapter, so that their outputs are not cached.
+    ``caption_tokens``: how many tokens are read, in pieces of 75. ``crops``: pictures are cut anew each time,
+    so that nothing of them is cached. ``masks``: samples may have one."""
+
+    cache_dtype: torch.dtype | None = None
+    background: str = "white"
+    trained: Collection[str] = ()
+    caption_tokens: int = 75
+    crops: bool = False
+    masks: bool = False
+
+
+PLAIN = StageOptions()
+
+
+@dataclass(frozen=True)
 class Draw:
     """The random part of one example in one epoch. ``timestep``: fixed, to measure by, the noise being
     plain then; else it is drawn."""
@@ -300,17 +318,7 @@ class ImageFamily(Family, Protocol):
         """Takes over what a configuration says about how the base is trained."""
         ...
 
-    def stages(
-        self,
-        model: Any,
-        *,
-        cache_dtype: torch.dtype | None = None,
-        background: str = "white",
-        trained: Collection[str] = (),
-        caption_tokens: int = 75,
-        crops: bool = False,
-        masks: bool = False,
-    ) -> list[Stage]: ...
+    def stages(self, model: Any, asked: StageOptions = PLAIN) -> list[Stage]: ...
 
     def caption_cutter(
         self, source: Source, components: Mapping[str, str] | None = None

@@ -5,12 +5,23 @@ A family derives from ``LatentDiffusion`` and states its sheet, its single-file 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from . import _loading
-from ._base import Batch, Draw, ImageDescription, ImageModel, Item, PromptInputs, Sheet, Stage
+from ._base import (
+    PLAIN,
+    Batch,
+    Draw,
+    ImageDescription,
+    ImageModel,
+    Item,
+    PromptInputs,
+    Sheet,
+    Stage,
+    StageOptions,
+)
 from ._lora_names import LoraNames
 from ._signatures import signature
 from ._single_file import Layout
@@ -159,33 +170,23 @@ class LatentDiffusion(LoraNames):
 
     # -- stages -------------------------------------------------------------------------------------------
 
-    def stages(
-        self,
-        model: ImageModel,
-        *,
-        cache_dtype: torch.dtype | None = None,
-        background: str = "white",
-        trained: Collection[str] = (),
-        caption_tokens: int = 75,
-        crops: bool = False,
-        masks: bool = False,
-    ) -> list[Stage]:
-        """Latents, text, masks. ``trained``: components that get an adapter, so their outputs are not cached.
-        ``caption_tokens``: how many tokens are read, in pieces of 75. ``crops``: pictures are cut anew each
-        time, so that nothing of them is cached. ``masks``: samples may have one."""
+    def stages(self, model: ImageModel, asked: StageOptions = PLAIN) -> list[Stage]:
+        """Latents, text and, where asked for, masks."""
         import torch
 
         from . import _stages
 
-        dtype = cache_dtype or torch.float32
-        text = any(name in trained for name in self.sheet.text_encoders)
+        dtype = asked.cache_dtype or torch.float32
+        text = any(name in asked.trained for name in self.sheet.text_encoders)
         found = [
-            _stages.latents_stage(model, dtype, background, cached=not crops),
-            _stages.ids_stage(model, caption_tokens)
+            _stages.latents_stage(model, dtype, asked.background, cached=not asked.crops),
+            _stages.ids_stage(model, asked.caption_tokens)
             if text
-            else _stages.text_stage(model, dtype, caption_tokens),
+            else _stages.text_stage(model, dtype, asked.caption_tokens),
         ]
-        return [*found, _stages.mask_stage(self.latent_factor(model), cached=not crops)] if masks else found
+        if asked.masks:
+            found.append(_stages.mask_stage(self.latent_factor(model), cached=not asked.crops))
+        return found
 
     def caption_cutter(
         self, source: Source, components: Mapping[str, str] | None = None

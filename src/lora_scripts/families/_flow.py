@@ -7,7 +7,7 @@ line leads, n - x (Lipman et al. 2022, arXiv:2210.02747; Esser et al. 2024, arXi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lora_scripts.core.problems import Location, Problem
 
 from . import _t5
-from ._base import Batch, Draw, ImageModel, Item, PromptInputs, Stage
+from ._base import PLAIN, Batch, Draw, ImageModel, Item, PromptInputs, Stage, StageOptions
 from ._clip import END
 from ._clip import tokenizers as clip_tokenizers
 from ._diffusion import LatentDiffusion
@@ -224,20 +224,10 @@ class FlowMatching(LatentDiffusion):
             read = [self.embed(model, self.tokenize(model, [text], padded=True)) for text in texts]
         return [{"prompt_embeds": self.joined(model, r), "pooled_prompt_embeds": r["pooled"]} for r in read]
 
-    def stages(
-        self,
-        model: ImageModel,
-        *,
-        cache_dtype: torch.dtype | None = None,
-        background: str = "white",
-        trained: Collection[str] = (),
-        caption_tokens: int = 75,
-        crops: bool = False,
-        masks: bool = False,
-    ) -> list[Stage]:
+    def stages(self, model: ImageModel, asked: StageOptions = PLAIN) -> list[Stage]:
         """As every family's. Of text only what the caption's own words are is kept: T5's row of a caption
         has as many tokens as the caption."""
-        return super().stages(model, cache_dtype=cache_dtype, background=background, crops=crops, masks=masks)
+        return super().stages(model, replace(asked, trained=(), caption_tokens=PLAIN.caption_tokens))
 
     def probe_text(self, model: ImageModel, generator: torch.Generator) -> dict[str, Tensor]:
         import torch

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lora_scripts.core.problems import Location, Problem
 
 from . import _stable_diffusion as shared
-from ._base import Component, ImageModel, Sheet, Stage, Unsupported
+from ._base import PLAIN, Component, ImageModel, Sheet, Stage, StageOptions, Unsupported
 from ._clip import END, tokenizers
 from ._open_clip import convert_projected, projected_widths
 from ._original_names import unet_name
@@ -166,17 +166,7 @@ class StableDiffusionXL(shared.StableDiffusion):
         text = torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1)
         return {"text": text, "pooled": two.text_embeds}
 
-    def stages(
-        self,
-        model: ImageModel,
-        *,
-        cache_dtype: torch.dtype | None = None,
-        background: str = "white",
-        trained: Collection[str] = (),
-        caption_tokens: int = 75,
-        crops: bool = False,
-        masks: bool = False,
-    ) -> list[Stage]:
+    def stages(self, model: ImageModel, asked: StageOptions = PLAIN) -> list[Stage]:
         """As every family's, and ``sizes``, six numbers for each picture, which are not worth a cache."""
         import torch
 
@@ -191,16 +181,7 @@ class StableDiffusionXL(shared.StableDiffusion):
             run=run,
             cached=False,
         )
-        common = super().stages(
-            model,
-            cache_dtype=cache_dtype,
-            background=background,
-            trained=trained,
-            caption_tokens=caption_tokens,
-            crops=crops,
-            masks=masks,
-        )
-        return [*common, sizes]
+        return [*super().stages(model, asked), sizes]
 
     def denoise(self, model: ImageModel, inputs: Tensor, steps: Tensor, text: Mapping[str, Tensor]) -> Tensor:
         """The six numbers stay in float32: bf16 has no 1365."""

@@ -126,17 +126,16 @@ def _pictures(prepared: Prepared, progress: Progress | None) -> None:
     )
     prepared.problems += found
     if description is not None:
-        learnt = [each for each in prepared.dataset.train if not each.repeat]
-        samples = [*learnt, *prepared.dataset.validation]
+        samples = prepared.dataset.forms
         kept = cast(ImageFamily, prepared.family).caption_counter(description.source, config.components)
         prepared.cache = cache_room(prepared.machine, config, description, samples, kept)
         prepared.problems += check_room(prepared.cache)
-        prepared.problems += check_sides((each.placement.bucket for each in samples), description)
+        prepared.problems += check_sides(samples.buckets()[0], description)
     if prepared.family is not None and prepared.source is not None:
         family = cast(ImageFamily, prepared.family)
         cutter = family.caption_cutter(prepared.source, config.components)
         limit = family.sheet.caption_tokens
-        prepared.problems += check_captions(prepared.dataset.train, cutter, config, limit)
+        prepared.problems += check_captions(prepared.dataset.train.once(), cutter, config, limit)
 
 
 def _texts(prepared: Prepared, progress: Progress | None) -> None:

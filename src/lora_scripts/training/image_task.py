@@ -17,8 +17,17 @@ from lora_scripts.core.paths import RunFolder, cache_folder
 from lora_scripts.core.problems import Problem, ProblemsError
 from lora_scripts.core.seeds import derive_seed
 from lora_scripts.data.sample import Sample
+from lora_scripts.data.samples import Samples
 from lora_scripts.export.earlier import fitted, put_into
-from lora_scripts.families._base import Batch, Draw, ImageDescription, ImageFamily, ImageModel, Item
+from lora_scripts.families._base import (
+    Batch,
+    Draw,
+    ImageDescription,
+    ImageFamily,
+    ImageModel,
+    Item,
+    StageOptions,
+)
 from lora_scripts.preflight.checks.dataset import DatasetReport
 from lora_scripts.preflight.checks.picture_training import spec_of
 from lora_scripts.preflight.prepare import Prepared
@@ -46,10 +55,10 @@ DEFAULT_TEXT_ENCODER_RATE = 0.25
 class Pictures:
     """Samples and what the stages made of them. Where some count differently, each item says how much."""
 
-    def __init__(self, samples: Sequence[Sample], stages: CachedStages) -> None:
+    def __init__(self, samples: Samples, stages: CachedStages) -> None:
         self.samples = samples
         self.stages = stages
-        self.weighted = any(sample.handling.weight != 1 for sample in samples)
+        self.weighted = any(handling.weight != 1 for handling in samples.handlings)
 
     def key(self, index: int) -> str:
         return self.samples[index].key
@@ -100,16 +109,18 @@ class ImageTask:
         stages = CachedStages(
             family.stages(
                 model,
-                cache_dtype=_cache_dtype(precision),
-                background=config.background,
-                trained=trained,
-                caption_tokens=config.max_caption_tokens,
-                crops=config.random_crop,
-                masks=config.loss_mask != "none",
+                StageOptions(
+                    cache_dtype=_cache_dtype(precision),
+                    background=config.background,
+                    trained=trained,
+                    caption_tokens=config.max_caption_tokens,
+                    crops=config.random_crop,
+                    masks=config.loss_mask != "none",
+                ),
             ),
             cache_folder(config.cache_dir),
         )
-        stages.fill([*(each for each in dataset.train if not each.repeat), *dataset.validation], progress)
+        stages.fill(dataset.forms, progress)
         previews = [*config.preview.prompts, config.preview.negative_prompt] if config.preview.prompts else []
         encoded = family.prompts(model, previews) if previews and not trained else []
         _release_idle(model, trained, keep_vae=bool(previews) or config.random_crop)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from ...config.schema import RunConfig
 from ...core.paths import cache_folder
 from ...core.problems import Location, Problem
+from ...data.columns import Known
 from ...data.sample import Sample
 from ...families._base import ImageDescription
 from ..machine import Machine, free_disk
@@ -41,31 +43,35 @@ def cache_room(
 ) -> CacheRoom:
     """Counts every form that is kept: see ``families._stages`` for what each of them holds. ``tokens_of``:
     how many tokens of a caption are kept, where that is not the same for all."""
-    area = captions = pixels = masked = tokens = 0
+    area = masked = tokens = 0
     usual = PIECE * (config.max_caption_tokens // PIECE) + 2
-    seen: set[object] = set()
+    pictures, masks, texts = Known(), Known(), Known()
     for sample in samples:
         for form in sample.views():
             bucket = form.placement.bucket
             latents = bucket.width * bucket.height // description.latent_factor**2
-            picture = (form.picture.sha256, form.placement, form.flipped)
-            if not config.random_crop and picture not in seen:
-                seen.add(picture)
-                pixels += 1
+            side = (form.placement, form.flipped)
+            if not config.random_crop and _new(pictures, _mark(form.picture.sha256, *side)):
                 area += latents
             mask = (form.mask.kind, form.mask.sha256) if form.mask else ("whole", "")
-            if config.loss_mask != "none" and (mask, *picture[1:]) not in seen:
-                seen.add((mask, *picture[1:]))
+            if config.loss_mask != "none" and _new(masks, _mark(mask, *side)):
                 masked += latents
-            if not config.train_text_encoder and form.caption not in seen:
-                seen.add(form.caption)
-                captions += 1
+            if not config.train_text_encoder and _new(texts, form.caption):
                 tokens += tokens_of(form.caption) if tokens_of else usual
     numbers = 2 * description.latent_channels * area + tokens * description.text_width
-    masks = 0 if config.random_crop else 4 * masked
+    kept_masks = 0 if config.random_crop else 4 * masked
     folder = cache_folder(config.cache_dir)
-    size = numbers * _bytes_of_number(machine, config) + masks
-    return CacheRoom(folder, pixels, captions, size, machine.free_disk(folder))
+    size = numbers * _bytes_of_number(machine, config) + kept_masks
+    return CacheRoom(folder, len(pictures), len(texts), size, machine.free_disk(folder))
+
+
+def _mark(*facts: object) -> str:
+    return hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()
+
+
+def _new(known: Known, text: str) -> bool:
+    count = len(known)
+    return known.add(text) == count
 
 
 def _bytes_of_number(machine: Machine, config: RunConfig) -> int:

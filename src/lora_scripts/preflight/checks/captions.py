@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
 
 from ...config.schema import RunConfig
 from ...core.problems import Problem
+from ...data.columns import Known
 from ...data.sample import Sample
+from ...data.text_files import SHOWN as NAMED
 from ...data.text_files import listing, printable
 from ...data.wording import SEPARATOR, has_choice
 
@@ -23,46 +29,67 @@ _TAG_WORDS = 3
 Cutter = Callable[[str, int], tuple[int, str]]
 
 
+class _Captions:
+    """Different captions, each once, and which samples have them."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.samples = samples
+        self.texts = Known()
+        self._of, self._places = array("i"), array("i")
+
+    def add(self, place: int, text: str) -> None:
+        self._of.append(self.texts.add(text))
+        self._places.append(place)
+
+    def having(self, captions: Iterable[int]) -> np.ndarray:
+        """Positions of the samples that have one of ``captions``, caption by caption."""
+        of = np.array(self._of, np.int32)
+        rows = np.flatnonzero(np.isin(of, list(captions)))
+        return np.array(self._places, np.int32)[rows[np.argsort(of[rows], kind="stable")]]
+
+    def first(self, caption: int) -> str:
+        """The name of the first sample that has it."""
+        return self.samples[self._places[self._of.index(caption)]].name
+
+    def note(self, code: str, chosen: Callable[[str], object], **more: Any) -> list[Problem]:
+        """What is to be said about the samples of ``chosen`` captions, if there are any."""
+        places = self.having(number for number, text in enumerate(self.texts) if chosen(text))
+        if not len(places):
+            return []
+        names = [self.samples[place].name for place in places[: NAMED + 1]]
+        return [Problem(code, {"count": len(places), "names": listing(names)}, **more)]
+
+
 def check_captions(
-    samples: Iterable[Sample], cutter: Cutter, config: RunConfig, limit: int = 0
+    samples: Sequence[Sample], cutter: Cutter, config: RunConfig, limit: int = 0
 ) -> list[Problem]:
     """``cutter``: caption and limit -> its number of tokens, and the words behind the limit. ``limit``: how
     many tokens are read, by default as the configuration says."""
-    texts: dict[str, list[str]] = {}
-    written: dict[str, list[str]] = {}
-    for sample in samples:
+    read, written = _Captions(samples), _Captions(samples)
+    for place, sample in enumerate(samples):
         if not sample.repeat and not sample.size:
-            texts.setdefault(sample.caption, []).append(sample.name)
-            written.setdefault(str(sample.example.fields["caption"]), []).append(sample.name)
-    found = _too_long(texts, cutter, limit or config.max_caption_tokens)
-    marked = [name for caption, names in written.items() if _EMPHASIS.search(caption) for name in names]
-    if marked:
-        told = {"count": len(marked), "names": listing(marked)}
-        found.append(Problem("LS2431", told, severity="note"))
-    chosen = [name for caption, names in written.items() if has_choice(caption) for name in names]
-    if chosen:
-        told = {"count": len(chosen), "names": listing(chosen)}
-        found.append(Problem("LS2432", told, severity="note"))
-    kept = [name for caption, names in texts.items() if SEPARATOR in caption for name in names]
-    if kept:
-        told = {"count": len(kept), "names": listing(kept)}
-        found.append(Problem("LS2433", told, severity="warning"))
-    return found + _mixed(written)
+            read.add(place, sample.caption)
+            written.add(place, str(sample.example.fields["caption"]))
+    return [
+        *_too_long(read, cutter, limit or config.max_caption_tokens),
+        *written.note("LS2431", _EMPHASIS.search, severity="note"),
+        *written.note("LS2432", has_choice, severity="note"),
+        *read.note("LS2433", lambda caption: SEPARATOR in caption, severity="warning"),
+        *_mixed(written),
+    ]
 
 
-def _too_long(texts: dict[str, list[str]], cutter: Cutter, limit: int) -> list[Problem]:
-    long = []
-    for caption, names in texts.items():
-        count, lost = cutter(caption, limit)
-        if lost:
-            long.append((names, count, lost))
+def _too_long(read: _Captions, cutter: Cutter, limit: int) -> list[Problem]:
+    cut = ((number, *cutter(caption, limit)) for number, caption in enumerate(read.texts))
+    long = [(number, count, lost) for number, count, lost in cut if lost]
     if not long:
         return []
     shown = [
-        f"{printable(names[0], 40)} ({count}): … {printable(lost, 60)}" for names, count, lost in long[:SHOWN]
+        f"{printable(read.first(number), 40)} ({count}): … {printable(lost, 60)}"
+        for number, count, lost in long[:SHOWN]
     ]
     told = {
-        "count": sum(len(names) for names, _, _ in long),
+        "count": len(read.having(number for number, _, _ in long)),
         "limit": limit,
         "longest": max(count for _, count, _ in long),
         "shown": "".join(f"\n      {line}" for line in shown),
@@ -70,13 +97,18 @@ def _too_long(texts: dict[str, list[str]], cutter: Cutter, limit: int) -> list[P
     return [Problem("LS2430", told, severity="warning")]
 
 
-def _mixed(written: dict[str, list[str]]) -> list[Problem]:
+def _mixed(written: _Captions) -> list[Problem]:
     """Tags in some captions and sentences in others."""
-    tags = [names[0] for caption, names in written.items() if _is_tags(caption)]
-    sentences = [names[0] for caption, names in written.items() if _is_prose(caption)]
+    tags = array("i", (number for number, caption in enumerate(written.texts) if _is_tags(caption)))
+    sentences = array("i", (number for number, caption in enumerate(written.texts) if _is_prose(caption)))
     if min(len(tags), len(sentences)) <= MIXED * (len(tags) + len(sentences)):
         return []
-    told = {"tags": len(tags), "sentences": len(sentences), "first": tags[0], "second": sentences[0]}
+    told = {
+        "tags": len(tags),
+        "sentences": len(sentences),
+        "first": written.first(tags[0]),
+        "second": written.first(sentences[0]),
+    }
     return [Problem("LS2434", told, severity="note")]
 
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...config.schema import DEFAULTS, RunConfig
 from ...core.catalogue import say
 from ...core.problems import Location, Problem
+from ...data.columns import Known
 from ...data.fingerprint import fingerprint
 from ...data.images import Progress, examine
 from ...data.manifest import read_pictures
 from ...data.masks import find_masks
 from ...data.plan import Plan
-from ...data.sample import Sample, samples_of
+from ...data.samples import Samples, samples_of
 from ...data.split import held_out
-from ...data.text_files import listing
+from ...data.text_files import SHOWN, listing
 from .counted_twice import counted_twice
 from .picture_sets import PictureSet, held_out_set, picture_sets
 
@@ -34,8 +36,8 @@ class DatasetReport:
     positions in it; None without any. ``used``: different pictures to train on, ``regularization`` of them to
     keep what the base knows. ``sizes``: training sizes in pixels."""
 
-    train: tuple[Sample, ...] = ()
-    validation: tuple[Sample, ...] = ()
+    train: Samples = field(default_factory=Samples)
+    validation: Samples = field(default_factory=Samples)
     plan: Plan | None = None
     source: str = ""
     validation_source: str | None = None
@@ -59,6 +61,11 @@ class DatasetReport:
             or (self.epochs or DEFAULTS["image-generation"]["epochs"]) * self.plan.windows_per_epoch
         )
 
+    @property
+    def forms(self) -> Samples:
+        """What the stages compute from: each picture in each size once, held-out ones included."""
+        return Samples.joined([self.train.once(), self.validation])
+
     def _training(self) -> str:
         if len(self.train) == self.used:
             return say("data.plan.training", count=self.used)
@@ -69,14 +76,15 @@ class DatasetReport:
         lines = []
         if len(self.sizes) > 1:
             lines.append(say("data.plan.sizes", sizes=", ".join(map(str, self.sizes))))
+        handlings = self.train.handlings
         if self.regularization:
-            weight = next(each.handling.weight for each in self.train if each.handling.regularization)
+            weight = next(each.weight for each in handlings if each.regularization)
             lines.append(say("data.plan.regularization", count=self.regularization, weight=f"{weight:g}"))
-        if masked := len({each.name for each in self.train if each.mask}):
+        firsts = self.train.once()
+        if masked := int((firsts.masked & (firsts.sizes == 0)).sum()):
             lines.append(say("data.plan.masked", count=masked))
-        if any(each.handling.flips or each.handling.wording.changes("") for each in self.train):
-            firsts = [each for each in self.train if not each.repeat]
-            captions = {caption for each in firsts for caption in (view.caption for view in each.views())}
+        if any(each.flips or each.wording.changes("") for each in handlings):
+            captions = Known(view.caption for each in firsts for view in each.views())
             lines.append(say("data.plan.forms", captions=len(captions)))
         return lines
 
@@ -142,49 +150,52 @@ def check_pictures(
     exclude = [Path(config.output_dir).expanduser(), *([held_folder] if held_folder else [])]
     exclude += [Path(config.loss_mask).expanduser()] if config.loss_mask not in ("none", "alpha") else []
     read = [reading.read(each, exclude) for each in sets]
-    samples = [sample for each in read for sample in each]
+    samples = Samples.joined(read)
     reading.problems += counted_twice(sets, read)
-    first = [sample for sample in samples if not sample.size]
     validation_source = None
     if held_folder is not None:
         other = _Reading(config, sizes, size_multiple, None)
         validation = other.read(held_out_set(config, held_folder), [])
         validation_source = other.sources[0]
-        reading.problems += other.problems + _leaks(first, validation, held_folder)
+        reading.problems += other.problems + _leaks(samples, validation, held_folder)
     else:
-        learnt = [sample for sample in first if not sample.handling.regularization]
-        chosen = held_out([sample.picture.sha256 for sample in learnt], config.validation.split)
-        paths = {learnt[position].picture.path for position in chosen}
-        validation = [sample for sample in samples if sample.picture.path in paths]
-        samples = [sample for sample in samples if sample.picture.path not in paths]
-    first = [sample for sample in samples if not sample.size]
-    train = [again for sample in samples for again in sample.repeated()]
+        held = _held(samples, config)
+        validation, samples = samples[held], samples[~held]
+    first = samples[samples.sizes == 0]
+    train = samples.for_an_epoch()
     problems = reading.problems + _advice(first, sets[0].folder, sizes[0])
-    if config.loss_mask != "none" and first and not any(sample.mask for sample in samples):
+    if config.loss_mask != "none" and first and not samples.masked.any():
         problems.append(Problem("LS2423", {"count": len(first)}, severity="warning"))
     if config.random_crop and first:
-        spare = sum(sum(sample.placement.spare) for sample in first) / len(first)
-        told = {"window": config.window_size, "spare": round(spare)}
+        told = {"window": config.window_size, "spare": round(first.spare.sum() / len(first))}
         problems.append(Problem("LS2412", told, severity="note"))
-    shapes = [sample.placement.bucket for sample in train]
+    shapes, groups = train.buckets()
     accumulation = config.gradient_accumulation_steps
     report = DatasetReport(
-        train=tuple(train),
-        validation=tuple(sample.held_out() for sample in validation),
-        plan=Plan(shapes, config.batch_size, accumulation, config.seed) if train else None,
+        train=train,
+        validation=validation.held_out(),
+        plan=Plan(groups, config.batch_size, accumulation, config.seed) if train else None,
         source=", ".join(reading.sources),
         validation_source=validation_source,
         named=reading.named,
         left_out=reading.named - reading.usable,
         epochs=config.epochs,
         max_steps=config.max_steps,
-        buckets={str(shape): number for shape, number in Counter(shapes).items()},
-        enlarged=sum(_enlargement(sample) > 1 for sample in first),
+        buckets={str(shape): int(n) for shape, n in zip(shapes, np.bincount(groups), strict=True)},
+        enlarged=int((first.enlarged > 1).sum()),
         used=len(first),
-        regularization=sum(sample.handling.regularization for sample in first),
+        regularization=int(first.regularization.sum()),
         sizes=sizes,
     )
     return report, problems
+
+
+def _held(samples: Samples, config: RunConfig) -> np.ndarray:
+    """Which are held out, (n,) bool: in all their sizes, and wherever else the same file is learnt from."""
+    learnt = samples[(samples.sizes == 0) & ~samples.regularization]
+    chosen = learnt[held_out(learnt.hashes, config.validation.split)]
+    files = Known(map(str, chosen.paths()))
+    return np.fromiter((str(path) in files for path in samples.paths()), bool, len(samples))
 
 
 def _sizes(config: RunConfig, resolution: int) -> tuple[int, ...]:
@@ -206,7 +217,7 @@ class _Reading:
     named: int = 0
     usable: int = 0
 
-    def read(self, source: PictureSet, exclude: list[Path]) -> list[Sample]:
+    def read(self, source: PictureSet, exclude: list[Path]) -> Samples:
         """The set's pictures, once for each size."""
         config = self.config
         manifest = read_pictures(source.folder, source.metadata, strict=config.strict, exclude=exclude)
@@ -222,10 +233,8 @@ class _Reading:
         self.sources.append(manifest.source)
         self.named += len(manifest.examples)
         self.usable += len(pictures)
-        return [
-            sample
-            for number, resolution in enumerate(self.sizes)
-            for sample in samples_of(
+        return Samples.joined(
+            samples_of(
                 pictures,
                 resolution=resolution,
                 step=self.multiple,
@@ -234,32 +243,31 @@ class _Reading:
                 repeats=source.repeats,
                 size=number,
             )
-        ]
+            for number, resolution in enumerate(self.sizes)
+        )
 
 
-def _enlargement(sample: Sample) -> float:
-    return sample.placement.resize[0] / sample.picture.width
-
-
-def _leaks(train: list[Sample], validation: list[Sample], folder: Path) -> list[Problem]:
-    trained = {sample.picture.sha256 for sample in train}
-    both = [sample.name for sample in validation if not sample.size and sample.picture.sha256 in trained]
-    params = {"count": len(both), "names": listing(both)}
+def _leaks(samples: Samples, validation: Samples, folder: Path) -> list[Problem]:
+    other = validation[validation.sizes == 0]
+    both = other[np.isin(other.hashes, samples.hashes)]
+    params = {"count": len(both), "names": _names(both)}
     return [Problem("LS2071", params, Location(str(folder)), "warning")] if both else []
 
 
-def _advice(train: list[Sample], folder: Path, resolution: int) -> list[Problem]:
+def _names(samples: Samples) -> str:
+    return listing([sample.name for sample in samples[: SHOWN + 1]])
+
+
+def _advice(train: Samples, folder: Path, resolution: int) -> list[Problem]:
     place = Location(str(folder))
     found: list[Problem] = []
-    small = [sample.name for sample in train if _enlargement(sample) >= ENLARGED]
-    if small:
-        params = {"count": len(small), "names": listing(small), "resolution": resolution}
+    if small := train[train.enlarged >= ENLARGED]:
+        params = {"count": len(small), "names": _names(small), "resolution": resolution}
         found.append(Problem("LS2064", params, place, "warning"))
-    cut = [sample.name for sample in train if sample.placement.lost > CROPPED]
-    if cut:
-        params = {"count": len(cut), "names": listing(cut), "share": round(CROPPED * 100)}
+    if cut := train[train.lost > CROPPED]:
+        params = {"count": len(cut), "names": _names(cut), "share": round(CROPPED * 100)}
         found.append(Problem("LS2065", params, place, "warning"))
-    taught = sum(not sample.handling.regularization for sample in train)
+    taught = len(train) - int(train.regularization.sum())
     if 0 < taught < FEW:
         found.append(Problem("LS2070", {"count": taught}, place, "warning"))
     return found

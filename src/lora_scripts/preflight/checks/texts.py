@@ -149,7 +149,7 @@ def _plan(config: RunConfig, table: TokenTable, train: np.ndarray) -> Plan | Non
     if not len(train):
         return None
     groups = np.zeros(len(train), np.int64) if config.packing else length_groups(table.lengths[train])
-    return Plan(groups.tolist(), config.batch_size, config.gradient_accumulation_steps, config.seed)
+    return Plan(groups, config.batch_size, config.gradient_accumulation_steps, config.seed)
 
 
 def length_groups(lengths: np.ndarray) -> np.ndarray:
