@@ -33,8 +33,8 @@ def test_names_that_it_can(name: str) -> None:
 
 def test_long_paths_count_as_a_whole(tmp_path: Path) -> None:
     room = LONGEST - len(str(tmp_path)) - 1
-    assert not is_too_long(tmp_path / ("a" * room))
-    assert is_too_long(tmp_path / ("a" * (room + 1)))
+    assert not is_too_long(str(tmp_path), "a" * room)
+    assert is_too_long(str(tmp_path), "a" * (room + 1))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="such names cannot be made there")

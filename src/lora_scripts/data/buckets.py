@@ -112,7 +112,7 @@ class Placements(Sequence[Placement]):
     def __getitem__(self, number: int | slice) -> Placement | Placements:
         if isinstance(number, slice):
             return Placements(self.kinds, self.which[number])
-        width, height, across, down, left, top = map(int, self.kinds[self.which[number]])
+        width, height, across, down, left, top = self.kinds[self.which[number]].tolist()
         return Placement(Bucket(width, height), (across, down), (left, top))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from .folder import loose_name
 
@@ -25,6 +24,6 @@ def is_foreign_to_windows(name: str) -> bool:
     return False
 
 
-def is_too_long(path: Path) -> bool:
-    """Whether the whole path is longer than Windows takes."""
-    return len(os.path.abspath(path)) > LONGEST
+def is_too_long(folder: str, name: str) -> bool:
+    """Whether the whole path of ``name`` in ``folder``, which is absolute, is longer than Windows takes."""
+    return len(folder.rstrip(os.sep)) + 1 + len(name) > LONGEST

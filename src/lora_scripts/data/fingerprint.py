@@ -13,6 +13,7 @@ import numpy as np
 from ..core.catalogue import say
 from ..core.json_pieces import json_pieces
 from .sample import Sample
+from .samples import Samples
 from .text_files import listing
 
 VERSION = 1
@@ -24,7 +25,7 @@ class Entries(Mapping[str, dict[str, Any]]):
 
     def __init__(self, samples: Sequence[Sample]) -> None:
         self._samples = samples
-        names = [sample.name for sample in samples]
+        names = list(samples.names() if isinstance(samples, Samples) else (each.name for each in samples))
         order = sorted(range(len(names)), key=names.__getitem__)
         first = [place for n, place in enumerate(order) if not n or names[place] != names[order[n - 1]]]
         self._places = np.array(first, np.int32)

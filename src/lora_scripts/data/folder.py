@@ -25,10 +25,16 @@ def loose_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Found:
-    """A picture that a row names; ``name`` is relative to its data folder, with ``/``, in NFC."""
+    """A picture that a row names, ``written`` as it lies below ``folder``; ``name`` is relative to its data
+    folder, with ``/``, in NFC."""
 
-    path: Path
+    folder: Path
+    written: str
     name: str
+
+    @property
+    def path(self) -> Path:
+        return self.folder / self.written
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,7 @@ class PictureFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._home = os.path.abspath(root)
         self.pictures = Pictures(root)
         self.unreadable: list[str] = []
         self._loose = Known()
@@ -130,7 +137,7 @@ class PictureFolder:
         name = written if written in self.pictures else written.replace("\\", "/")
         if re.match(r"^(?:[A-Za-z]:|//)", name) and os.name != "nt":
             return NotFound("LS2032", name.rsplit("/", 1)[-1])
-        roots = [os.path.abspath(root) for root in (self.root, beside) if root is not None]
+        roots = [self._home] if beside is None else [self._home, os.path.abspath(beside)]
         inside = False
         for base in roots:
             target = os.path.normpath(os.path.join(base, name))
@@ -144,7 +151,7 @@ class PictureFolder:
         return NotFound("LS2030") if inside else NotFound("LS2032", name.rsplit("/", 1)[-1])
 
     def _below(self, root: str, relative: str) -> Found | NotFound | None:
-        if root == os.path.abspath(self.root):
+        if root == self._home:
             loose = self._loose.get(loose_name(relative))
             names = [] if loose is None else self._of(loose)
             form = unicodedata.normalize("NFC", relative)
@@ -153,15 +160,13 @@ class PictureFolder:
             ]
             if len(exact or names) == 1:
                 name = (exact or names)[0]
-                return Found(self.pictures[name], unicodedata.normalize("NFC", name))
+                return Found(self.root, name, unicodedata.normalize("NFC", name))
             if names:
                 return NotFound("LS2033", ", ".join(names))
-            path = self.root / relative
-        else:
-            path = Path(root, relative)
-        if not os.path.isfile(path):
+        if not os.path.isfile(os.path.join(root, relative)):
             return None
-        return Found(path, unicodedata.normalize("NFC", relative))
+        folder = self.root if root == self._home else Path(root)
+        return Found(folder, relative, unicodedata.normalize("NFC", relative))
 
     def nearest(self, written: str) -> str | None:
         """The picture whose name is nearest to ``written``: another ending, another folder, a slip."""

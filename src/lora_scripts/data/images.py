@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, overload
@@ -53,14 +53,16 @@ class Examined(Sequence[tuple[Example, Picture]]):
 
     def path(self, place: int) -> Path:
         """The picture's file."""
-        given, number = self._examples, self._numbers[place]
-        return given.image(number) if isinstance(given, Examples) else given[number].fields["image"]
+        return _image(self._examples, self._numbers[place])
 
-    def names(self) -> Iterator[str]:
-        """Names of the pictures inside their data folder."""
-        given = self._examples
-        for number in self._numbers:
-            yield given.names[number] if isinstance(given, Examples) else str(given[number].fields["name"])
+    def name(self, place: int) -> str:
+        """The picture's name inside its data folder."""
+        given, number = self._examples, self._numbers[place]
+        return given.names[number] if isinstance(given, Examples) else str(given[number].fields["name"])
+
+    def caption(self, place: int) -> str:
+        given, number = self._examples, self._numbers[place]
+        return given.captions[number] if isinstance(given, Examples) else str(given[number].fields["caption"])
 
     def repeats(self) -> np.ndarray:
         """(n,) int32: how often each comes in an epoch, 0 where its folder does not say it."""
@@ -92,6 +94,13 @@ class Examined(Sequence[tuple[Example, Picture]]):
         width, height = self._sizes[2 * place : 2 * place + 2]
         sha256 = self._hashes[32 * place : 32 * place + 32].hex()
         return example, Picture(example.fields["image"], width, height, sha256, notes, turned)
+
+
+def _image(examples: Sequence[Example], number: int) -> Path:
+    if isinstance(examples, Examples):
+        return examples.image(number)
+    image: Path = examples[number].fields["image"]
+    return image
 
 
 def decode(path: Path, *, background: str = "white") -> Image.Image:
@@ -132,10 +141,9 @@ def examine(
     pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="decode")
     try:
         for start in range(0, len(examples), _BATCH):
-            part = examples[start : start + _BATCH]
-            paths = [example.fields["image"] for example in part]
-            numbers = range(start, start + len(part))
-            same = ([background] * len(part), numbers, [visit] * len(part))
+            numbers = range(len(examples))[start : start + _BATCH]
+            paths = [_image(examples, number) for number in numbers]
+            same = ([background] * len(paths), numbers, [visit] * len(paths))
             for number, result in zip(numbers, pool.map(_look, paths, *same), strict=True):
                 if isinstance(result, Picture):
                     if on_animation == "skip" and "LS2062" in result.notes:

@@ -53,20 +53,21 @@ class Examples(Sequence[Example]):
         """0 where there is none."""
         self._files, self._folders = Known(), Known()
         self._file, self._folder = array("i"), array("i")
-        self._below = Texts()
+        self._written = Texts()
+        """Empty where it is the name."""
 
-    def append(self, name: str, image: Path, caption: str, where: Location, repeats: int = 0) -> None:
-        self.names.append(name)
+    def append(self, found: Found, caption: str, where: Location, repeats: int = 0) -> None:
+        self.names.append(found.name)
         self.captions.append(caption)
         self.lines.append(where.line or 0)
         self.repeats.append(repeats)
         self._file.append(self._files.add(where.file))
-        folder, below = os.path.split(image)
-        self._folder.append(self._folders.add(folder))
-        self._below.append(below)
+        self._folder.append(self._folders.add(str(found.folder)))
+        self._written.append("" if found.written == found.name else found.written)
 
     def image(self, number: int) -> Path:
-        return Path(self._folders[self._folder[number]], self._below[number])
+        written = self._written[number] or self.names[number]
+        return Path(os.path.join(self._folders[self._folder[number]], written))
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -116,7 +117,7 @@ class _Reader:
         for marked, names in ((is_empty(caption), self.empty), (has_marker(caption), self.marked)):
             if marked:
                 names.append(f"{Path(where.file).name}:{where.line}" if where.line else found.name)
-        self.examples.append(found.name, found.path, caption, where, repeats)
+        self.examples.append(found, caption, where, repeats)
 
     def from_rows(self, path: Path) -> None:
         seen, missing = Known(), 0
@@ -237,7 +238,8 @@ class _Reader:
             self._say("LS2038", "warning", colliding)
         if foreign := [name for name in self.folder.pictures if is_foreign_to_windows(name)]:
             self._say("LS2405", "warning", foreign)
-        if long := [name for name, path in self.folder.pictures.items() if is_too_long(path)]:
+        home = os.path.abspath(self.folder.root)
+        if long := [name for name in self.folder.pictures if is_too_long(home, name)]:
             self._say("LS2406", "warning", long)
         if self.folder.unreadable:
             self._say("LS2407", self.lenient, self.folder.unreadable)

@@ -30,6 +30,12 @@ class Handling:
     crops: bool = False
     fixed: bool = False
 
+    def captions(self, written: str) -> tuple[str, ...]:
+        """Every wording in which a caption is learnt, the empty one included."""
+        if self.fixed:
+            return (self.wording.plain(written),)
+        return (*self.wording.versions(written), *([""] if self.wording.dropout else []))
+
 
 AS_IT_IS = Handling()
 _CHANCES = 2**63
@@ -75,11 +81,9 @@ class Sample:
         if self.handling.fixed:
             yield self
             return
-        captions = self._captions()
+        captions = self.handling.captions(str(self.example.fields["caption"]))
         for caption in captions:
             yield replace(self, caption=caption)
-        if self.handling.wording.dropout:
-            yield replace(self, caption="")
         if self.handling.flips:
             yield replace(self, caption=captions[0], flipped=True)
 

@@ -3,8 +3,10 @@ asked for."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import overload
 
@@ -48,17 +50,24 @@ class _Part:
         )
 
     def path(self, row: int) -> Path:
-        if isinstance(self.pictures, Examined):
-            return self.pictures.path(self.order[row])
-        return self.pictures[self.order[row]][1].path
+        given, place = self.pictures, int(self.order[row])
+        return given.path(place) if isinstance(given, Examined) else given[place][1].path
 
-    @property
-    def masked(self) -> np.ndarray:
-        """Which have a mask."""
+    def name(self, row: int) -> str:
+        given, place = self.pictures, int(self.order[row])
+        name = given.name(place) if isinstance(given, Examined) else str(given[place][0].fields["name"])
+        return f"{self.handling.part}{name}"
+
+    def caption(self, row: int) -> str:
+        given, place = self.pictures, int(self.order[row])
+        return given.caption(place) if isinstance(given, Examined) else str(given[place][0].fields["caption"])
+
+    def mask_of(self) -> np.ndarray:
+        """(n,) bytes: kind and SHA-256 of each one's mask, nothing where it has none."""
         if not self.masks:
-            return np.zeros(len(self.order), bool)
-        names = _names(self.pictures)
-        return np.array([name in self.masks for name in names], bool)[self.order]
+            return np.zeros(len(self.order), "S1")
+        found = (self.masks.get(name) for name in _names(self.pictures))
+        return np.array([f"{mask.kind}{mask.sha256}" if mask else "" for mask in found], "S69")[self.order]
 
     def fixed(self) -> _Part:
         handling = replace(self.handling, fixed=True)
@@ -72,7 +81,7 @@ class Samples(Sequence[Sample]):
         self, parts: Sequence[_Part] = (), which: np.ndarray | None = None, repeat: np.ndarray | None = None
     ) -> None:
         self._parts = tuple(parts)
-        self._starts = np.cumsum([0, *(len(part.order) for part in parts)])
+        self._starts = [*accumulate((len(part.order) for part in parts), initial=0)]
         self._which = np.arange(self._starts[-1], dtype=np.int32) if which is None else which
         """The row of each sample, counted through all parts."""
         self._repeat = np.zeros(len(self._which), np.int32) if repeat is None else repeat
@@ -81,10 +90,10 @@ class Samples(Sequence[Sample]):
     def joined(cls, several: Iterable[Samples]) -> Samples:
         """All of ``several``, one after another."""
         all_ = list(several)
-        starts = np.cumsum([0, *(each._starts[-1] for each in all_)])
+        starts = accumulate((each._starts[-1] for each in all_), initial=0)
         return cls(
             [part for each in all_ for part in each._parts],
-            _joined([each._which + start for each, start in zip(all_, starts, strict=False)]),
+            _joined([each._which + np.int32(start) for each, start in zip(all_, starts, strict=False)]),
             _joined([each._repeat for each in all_]),
         )
 
@@ -101,18 +110,29 @@ class Samples(Sequence[Sample]):
         """One of them; or those of a slice, of positions or of a mask."""
         if isinstance(number, slice | np.ndarray):
             return Samples(self._parts, self._which[number], self._repeat[number])
-        row = self._which[number]
-        part = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return self._parts[part].sample(int(row - self._starts[part]), int(self._repeat[number]))
+        row = int(self._which[number])
+        part = bisect_right(self._starts, row) - 1
+        return self._parts[part].sample(row - self._starts[part], int(self._repeat[number]))
 
     def _column(self, of: Callable[[_Part], np.ndarray]) -> np.ndarray:
         return _joined([of(part) for part in self._parts])[self._which]
 
+    def _rows(self) -> Iterator[tuple[_Part, int]]:
+        """Each sample's part and row in it."""
+        for row in self._which.tolist():
+            part = bisect_right(self._starts, row) - 1
+            yield self._parts[part], row - self._starts[part]
+
     def paths(self) -> Iterator[Path]:
         """The picture's file of each."""
-        for row in self._which:
-            part = int(np.searchsorted(self._starts, row, side="right")) - 1
-            yield self._parts[part].path(int(row - self._starts[part]))
+        return (part.path(row) for part, row in self._rows())
+
+    def names(self) -> Iterator[str]:
+        return (part.name(row) for part, row in self._rows())
+
+    def captions(self) -> Iterator[tuple[str, Handling]]:
+        """The caption of each as it is written, and what is done to it."""
+        return ((part.caption(row), part.handling) for part, row in self._rows())
 
     @property
     def hashes(self) -> np.ndarray:
@@ -120,14 +140,21 @@ class Samples(Sequence[Sample]):
         return self._column(lambda part: _hashes(part.pictures)[part.order])
 
     @property
-    def masked(self) -> np.ndarray:
-        """Which have a mask."""
-        return self._column(lambda part: part.masked)
+    def masks(self) -> np.ndarray:
+        """What mask each has, to be compared; empty where it has none."""
+        return self._column(_Part.mask_of)
 
     @property
     def sizes(self) -> np.ndarray:
         """Which of several resolutions."""
         return self._column(lambda part: np.full(len(part.order), part.size))
+
+    @property
+    def mirrored(self) -> np.ndarray:
+        """Which are learnt from both sides."""
+        return self._column(
+            lambda part: np.full(len(part.order), part.handling.flips and not part.handling.fixed)
+        )
 
     @property
     def repeated(self) -> np.ndarray:
@@ -224,7 +251,7 @@ def samples_of(
 
 def _names(pictures: Pairs) -> Iterable[str]:
     if isinstance(pictures, Examined):
-        return pictures.names()
+        return (pictures.name(place) for place in range(len(pictures)))
     return (str(example.fields["name"]) for example, _ in pictures)
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import errno
-import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from ...config.schema import RunConfig
 from ...core.paths import cache_folder
 from ...core.problems import Location, Problem
 from ...data.columns import Known
-from ...data.sample import Sample
+from ...data.samples import Samples
 from ...families._base import ImageDescription
 from ..machine import Machine, free_disk
 
@@ -38,40 +39,37 @@ def cache_room(
     machine: Machine,
     config: RunConfig,
     description: ImageDescription,
-    samples: Iterable[Sample],
+    samples: Samples,
     tokens_of: Callable[[str], int] | None = None,
 ) -> CacheRoom:
     """Counts every form that is kept: see ``families._stages`` for what each of them holds. ``tokens_of``:
     how many tokens of a caption are kept, where that is not the same for all."""
-    area = masked = tokens = 0
     usual = PIECE * (config.max_caption_tokens // PIECE) + 2
-    pictures, masks, texts = Known(), Known(), Known()
-    for sample in samples:
-        for form in sample.views():
-            bucket = form.placement.bucket
-            latents = bucket.width * bucket.height // description.latent_factor**2
-            side = (form.placement, form.flipped)
-            if not config.random_crop and _new(pictures, _mark(form.picture.sha256, *side)):
-                area += latents
-            mask = (form.mask.kind, form.mask.sha256) if form.mask else ("whole", "")
-            if config.loss_mask != "none" and _new(masks, _mark(mask, *side)):
-                masked += latents
-            if not config.train_text_encoder and _new(texts, form.caption):
-                tokens += tokens_of(form.caption) if tokens_of else usual
-    numbers = 2 * description.latent_channels * area + tokens * description.text_width
-    kept_masks = 0 if config.random_crop else 4 * masked
+    texts = Known()
+    if not config.train_text_encoder:
+        for written, handling in samples.captions():
+            for caption in handling.captions(written):
+                texts.add(caption)
+    tokens = sum(map(tokens_of, texts)) if tokens_of else usual * len(texts)
+    # What is cut anew at each draw is not kept.
+    pictures, area = (0, 0) if config.random_crop else _different(samples, samples.hashes)
+    masked = 0 if config.random_crop or config.loss_mask == "none" else _different(samples, samples.masks)[1]
+    cell = description.latent_factor**2
+    numbers = 2 * description.latent_channels * (area // cell) + tokens * description.text_width
     folder = cache_folder(config.cache_dir)
-    size = numbers * _bytes_of_number(machine, config) + kept_masks
-    return CacheRoom(folder, len(pictures), len(texts), size, machine.free_disk(folder))
+    size = numbers * _bytes_of_number(machine, config) + 4 * (masked // cell)
+    return CacheRoom(folder, pictures, len(texts), size, machine.free_disk(folder))
 
 
-def _mark(*facts: object) -> str:
-    return hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()
-
-
-def _new(known: Known, text: str) -> bool:
-    count = len(known)
-    return known.add(text) == count
+def _different(samples: Samples, contents: np.ndarray) -> tuple[int, int]:
+    """How many different forms there are of ``contents`` (one for each sample), places and sides counted, and
+    their pixels."""
+    _, content = np.unique(contents, return_inverse=True)
+    kinds, placed = np.unique(samples.placements, axis=0, return_inverse=True)
+    form = content.astype(np.int64) * len(kinds) + placed.reshape(-1)
+    different = np.unique(np.concatenate([2 * form, 2 * form[samples.mirrored] + 1]))
+    shown = kinds[different // 2 % max(1, len(kinds))].astype(np.int64)
+    return len(different), int((shown[:, 0] * shown[:, 1]).sum())
 
 
 def _bytes_of_number(machine: Machine, config: RunConfig) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from ...config.schema import RunConfig
 from ...core.problems import Problem
 from ...data.columns import Known
-from ...data.sample import Sample
+from ...data.samples import Samples
 from ...data.text_files import SHOWN as NAMED
 from ...data.text_files import listing, printable
 from ...data.wording import SEPARATOR, has_choice
@@ -32,44 +32,43 @@ Cutter = Callable[[str, int], tuple[int, str]]
 class _Captions:
     """Different captions, each once, and which samples have them."""
 
-    def __init__(self, samples: Sequence[Sample]) -> None:
+    def __init__(self, samples: Samples) -> None:
         self.samples = samples
         self.texts = Known()
-        self._of, self._places = array("i"), array("i")
+        self._of = array("i")
+        """The number of each sample's."""
 
-    def add(self, place: int, text: str) -> None:
+    def add(self, text: str) -> None:
+        """What the next sample has."""
         self._of.append(self.texts.add(text))
-        self._places.append(place)
 
     def having(self, captions: Iterable[int]) -> np.ndarray:
         """Positions of the samples that have one of ``captions``, caption by caption."""
         of = np.array(self._of, np.int32)
         rows = np.flatnonzero(np.isin(of, list(captions)))
-        return np.array(self._places, np.int32)[rows[np.argsort(of[rows], kind="stable")]]
+        return rows[np.argsort(of[rows], kind="stable")]
 
     def first(self, caption: int) -> str:
         """The name of the first sample that has it."""
-        return self.samples[self._places[self._of.index(caption)]].name
+        return self.samples[self._of.index(caption)].name
 
     def note(self, code: str, chosen: Callable[[str], object], **more: Any) -> list[Problem]:
         """What is to be said about the samples of ``chosen`` captions, if there are any."""
         places = self.having(number for number, text in enumerate(self.texts) if chosen(text))
         if not len(places):
             return []
-        names = [self.samples[place].name for place in places[: NAMED + 1]]
-        return [Problem(code, {"count": len(places), "names": listing(names)}, **more)]
+        names = listing(list(self.samples[places[: NAMED + 1]].names()))
+        return [Problem(code, {"count": len(places), "names": names}, **more)]
 
 
-def check_captions(
-    samples: Sequence[Sample], cutter: Cutter, config: RunConfig, limit: int = 0
-) -> list[Problem]:
+def check_captions(samples: Samples, cutter: Cutter, config: RunConfig, limit: int = 0) -> list[Problem]:
     """``cutter``: caption and limit -> its number of tokens, and the words behind the limit. ``limit``: how
     many tokens are read, by default as the configuration says."""
+    samples = samples[(samples.sizes == 0) & (samples.repeated == 0)]
     read, written = _Captions(samples), _Captions(samples)
-    for place, sample in enumerate(samples):
-        if not sample.repeat and not sample.size:
-            read.add(place, sample.caption)
-            written.add(place, str(sample.example.fields["caption"]))
+    for text, handling in samples.captions():
+        read.add(handling.wording.plain(text))
+        written.add(text)
     return [
         *_too_long(read, cutter, limit or config.max_caption_tokens),
         *written.note("LS2431", _EMPHASIS.search, severity="note"),

@@ -81,10 +81,12 @@ class DatasetReport:
             weight = next(each.weight for each in handlings if each.regularization)
             lines.append(say("data.plan.regularization", count=self.regularization, weight=f"{weight:g}"))
         firsts = self.train.once()
-        if masked := int((firsts.masked & (firsts.sizes == 0)).sum()):
+        if masked := int(((firsts.masks != b"") & (firsts.sizes == 0)).sum()):
             lines.append(say("data.plan.masked", count=masked))
         if any(each.flips or each.wording.changes("") for each in handlings):
-            captions = Known(view.caption for each in firsts for view in each.views())
+            captions = Known(
+                caption for written, how in firsts.captions() for caption in how.captions(written)
+            )
             lines.append(say("data.plan.forms", captions=len(captions)))
         return lines
 
@@ -164,7 +166,7 @@ def check_pictures(
     first = samples[samples.sizes == 0]
     train = samples.for_an_epoch()
     problems = reading.problems + _advice(first, sets[0].folder, sizes[0])
-    if config.loss_mask != "none" and first and not samples.masked.any():
+    if config.loss_mask != "none" and first and not (samples.masks != b"").any():
         problems.append(Problem("LS2423", {"count": len(first)}, severity="warning"))
     if config.random_crop and first:
         told = {"window": config.window_size, "spare": round(first.spare.sum() / len(first))}
@@ -195,7 +197,9 @@ def _held(samples: Samples, config: RunConfig) -> np.ndarray:
     learnt = samples[(samples.sizes == 0) & ~samples.regularization]
     chosen = learnt[held_out(learnt.hashes, config.validation.split)]
     files = Known(map(str, chosen.paths()))
-    return np.fromiter((str(path) in files for path in samples.paths()), bool, len(samples))
+    held = np.isin(samples.hashes, chosen.hashes)
+    held[held] = [str(path) in files for path in samples[held].paths()]
+    return held
 
 
 def _sizes(config: RunConfig, resolution: int) -> tuple[int, ...]:
@@ -255,7 +259,7 @@ def _leaks(samples: Samples, validation: Samples, folder: Path) -> list[Problem]
 
 
 def _names(samples: Samples) -> str:
-    return listing([sample.name for sample in samples[: SHOWN + 1]])
+    return listing(list(samples[: SHOWN + 1].names()))
 
 
 def _advice(train: Samples, folder: Path, resolution: int) -> list[Problem]:
