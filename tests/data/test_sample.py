@@ -16,6 +16,7 @@ from lora_scripts.data.sample import AS_IT_IS, Handling, Sample
 from lora_scripts.data.samples import Samples, samples_of
 from lora_scripts.data.wording import Wording
 
+SHA256 = "ab" * 32
 SEEDS = [derive_seed(1, "draw", number) for number in range(2000)]
 
 
@@ -24,7 +25,7 @@ def samples(caption: str = "a, b, c", size: tuple[int, int] = (100, 64), **handl
     example = Example({"image": path, "name": "a.png", "caption": caption}, Location("m.csv", 1))
     found = Handling(**handling)  # type: ignore[arg-type]
     return samples_of(
-        [(example, Picture(path, *size, "ab"))], resolution=64, step=8, handling=found, repeats=3
+        [(example, Picture(path, *size, SHA256))], resolution=64, step=8, handling=found, repeats=3
     )
 
 
@@ -41,10 +42,10 @@ def test_without_rules_a_sample_is_itself() -> None:
 
 def test_repeats_are_the_same_picture_with_draws_of_their_own() -> None:
     times = list(samples().for_an_epoch())
-    assert [each.key for each in times] == ["ab", "ab#1", "ab#2"]
+    assert [each.key for each in times] == [SHA256, f"{SHA256}#1", f"{SHA256}#2"]
     assert {each.name for each in times} == {"a.png"}
-    assert replace(times[1], size=2).key == "ab#1@2"
-    assert replace(times[0], size=1).key == "ab@1"
+    assert replace(times[1], size=2).key == f"{SHA256}#1@2"
+    assert replace(times[0], size=1).key == f"{SHA256}@1"
 
 
 def test_half_are_mirrored_and_every_wording_comes() -> None:

@@ -25,7 +25,7 @@ def check(*captions: str, wording: Wording | None = None, **keys: Any) -> dict[s
     pairs = [
         (
             Example({"image": Path("/d/a.png"), "name": f"{n}.png", "caption": text}, Location("m.csv", n)),
-            Picture(Path("/d/a.png"), 64, 64, str(n)),
+            Picture(Path("/d/a.png"), 64, 64, f"{n:064x}"),
         )
         for n, text in enumerate(captions)
     ]

@@ -33,6 +33,13 @@ class Examined(Sequence[tuple[Example, Picture]]):
         self._kinds: dict[tuple[tuple[str, ...], bool], int] = {}
         self._kind = array("i")
 
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[Example, Picture]]) -> Examined:
+        found = cls([example for example, _ in pairs])
+        for number, (_, picture) in enumerate(pairs):
+            found.append(number, picture)
+        return found
+
     def append(self, number: int, picture: Picture) -> None:
         """``picture`` is that of the example ``number``."""
         self._numbers.append(number)

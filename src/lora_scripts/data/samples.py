@@ -19,15 +19,13 @@ from .masks import Mask
 from .pixels import Picture
 from .sample import AS_IT_IS, Handling, Sample
 
-Pairs = Sequence[tuple[Example, Picture]]
-
 
 @dataclass(frozen=True)
 class _Part:
     """One data set in one size: ``order``, (n,) positions in ``pictures`` by their names, and what is known
     of each in that order."""
 
-    pictures: Pairs
+    pictures: Examined
     order: np.ndarray
     placements: Placements
     repeats: np.ndarray
@@ -49,25 +47,12 @@ class _Part:
             size=self.size,
         )
 
-    def path(self, row: int) -> Path:
-        given, place = self.pictures, int(self.order[row])
-        return given.path(place) if isinstance(given, Examined) else given[place][1].path
-
-    def name(self, row: int) -> str:
-        given, place = self.pictures, int(self.order[row])
-        name = given.name(place) if isinstance(given, Examined) else str(given[place][0].fields["name"])
-        return f"{self.handling.part}{name}"
-
-    def caption(self, row: int) -> str:
-        given, place = self.pictures, int(self.order[row])
-        return given.caption(place) if isinstance(given, Examined) else str(given[place][0].fields["caption"])
-
     def mask_of(self) -> np.ndarray:
         """(n,) bytes: kind and SHA-256 of each one's mask, nothing where it has none."""
         if not self.masks:
             return np.zeros(len(self.order), "S1")
-        found = (self.masks.get(name) for name in _names(self.pictures))
-        return np.array([f"{mask.kind}{mask.sha256}" if mask else "" for mask in found], "S69")[self.order]
+        found = (self.masks.get(self.pictures.name(place)) for place in self.order)
+        return np.array([f"{mask.kind}{mask.sha256}" if mask else "" for mask in found], "S69")
 
     def fixed(self) -> _Part:
         handling = replace(self.handling, fixed=True)
@@ -117,27 +102,27 @@ class Samples(Sequence[Sample]):
     def _column(self, of: Callable[[_Part], np.ndarray]) -> np.ndarray:
         return _joined([of(part) for part in self._parts])[self._which]
 
-    def _rows(self) -> Iterator[tuple[_Part, int]]:
-        """Each sample's part and row in it."""
-        for row in self._which.tolist():
+    def _places(self) -> Iterator[tuple[_Part, int]]:
+        """Each sample's part and the place of its picture there."""
+        for row in self._which:
             part = bisect_right(self._starts, row) - 1
-            yield self._parts[part], row - self._starts[part]
+            yield self._parts[part], self._parts[part].order[row - self._starts[part]]
 
     def paths(self) -> Iterator[Path]:
         """The picture's file of each."""
-        return (part.path(row) for part, row in self._rows())
+        return (part.pictures.path(place) for part, place in self._places())
 
     def names(self) -> Iterator[str]:
-        return (part.name(row) for part, row in self._rows())
+        return (f"{part.handling.part}{part.pictures.name(place)}" for part, place in self._places())
 
     def captions(self) -> Iterator[tuple[str, Handling]]:
         """The caption of each as it is written, and what is done to it."""
-        return ((part.caption(row), part.handling) for part, row in self._rows())
+        return ((part.pictures.caption(place), part.handling) for part, place in self._places())
 
     @property
     def hashes(self) -> np.ndarray:
         """SHA-256 of the pictures' files, to be compared and sorted by."""
-        return self._column(lambda part: _hashes(part.pictures)[part.order])
+        return self._column(lambda part: part.pictures.hashes[part.order])
 
     @property
     def masks(self) -> np.ndarray:
@@ -168,12 +153,12 @@ class Samples(Sequence[Sample]):
     @property
     def placements(self) -> np.ndarray:
         """(n, 6) int32, as in ``buckets.Placements``."""
-        return self._column(lambda part: part.placements.kinds[part.placements.which])
+        return self._column(lambda part: part.placements.kinds[part.placements.which]).reshape(-1, 6)
 
     @property
     def enlarged(self) -> np.ndarray:
         """How many times as wide as its file each picture becomes."""
-        return self.placements[:, 2] / self._column(lambda part: _sizes(part.pictures)[part.order, 0])
+        return self.placements[:, 2] / self._column(lambda part: part.pictures.sizes[part.order, 0])
 
     @property
     def lost(self) -> np.ndarray:
@@ -223,7 +208,7 @@ def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def samples_of(
-    pictures: Pairs,
+    pictures: Sequence[tuple[Example, Picture]],
     *,
     resolution: int,
     step: int,
@@ -237,38 +222,10 @@ def samples_of(
 
     ``repeats``: of pictures whose folder does not say it.
     """
-    names = list(_names(pictures))
+    given = pictures if isinstance(pictures, Examined) else Examined.of(pictures)
+    names = [given.name(place) for place in range(len(given))]
     order = np.array(sorted(range(len(names)), key=names.__getitem__), np.int32)
-    sizes = _sizes(pictures)[order]
-    placements = place(sizes, resolution=resolution, step=step, upscale=upscale)
-    times = _repeats(pictures)[order]
+    placements = place(given.sizes[order], resolution=resolution, step=step, upscale=upscale)
+    times = given.repeats()[order]
     times[times == 0] = repeats
-    return Samples([_Part(pictures, order, placements, times, handling, masks or {}, size)])
-
-
-# What is asked of all pictures of a set: from its columns, or from a list of objects.
-
-
-def _names(pictures: Pairs) -> Iterable[str]:
-    if isinstance(pictures, Examined):
-        return (pictures.name(place) for place in range(len(pictures)))
-    return (str(example.fields["name"]) for example, _ in pictures)
-
-
-def _repeats(pictures: Pairs) -> np.ndarray:
-    """How often each comes in an epoch, 0 where its folder does not say it."""
-    if isinstance(pictures, Examined):
-        return pictures.repeats()
-    return np.array([example.fields.get("repeats", 0) for example, _ in pictures], np.int32)
-
-
-def _sizes(pictures: Pairs) -> np.ndarray:
-    if isinstance(pictures, Examined):
-        return pictures.sizes
-    return np.array([(each.width, each.height) for _, each in pictures], np.int32).reshape(-1, 2)
-
-
-def _hashes(pictures: Pairs) -> np.ndarray:
-    if isinstance(pictures, Examined):
-        return pictures.hashes
-    return np.array([each.sha256 for _, each in pictures], "S64")
+    return Samples([_Part(given, order, placements, times, handling, masks or {}, size)])
