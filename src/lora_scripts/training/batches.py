@@ -96,7 +96,7 @@ class Batches:
         how many examples it holds."""
         sizes = self.examples.sizes()
         epoch = number // self.plan.windows_per_epoch
-        micro_batches = [micro for window in self.plan.epoch(epoch) for micro in self._cut(window)]
+        micro_batches = (micro for window in self.plan.epoch(epoch) for micro in self._cut(window))
         micro = max(micro_batches, key=lambda each: sizes[list(each.indices)].sum())
         return self._batch(epoch, micro), len(micro)
 

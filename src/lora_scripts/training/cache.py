@@ -124,7 +124,8 @@ class StageCache:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what has gathered. Raises ProblemsError LS3021 where the disk has no room for it."""
+        """Writes what has gathered. Raises ProblemsError: LS3021 where the disk has no room for it, LS3952
+        where it refuses for another reason."""
         if not self._pending.names:
             return
         tensors = self._pending.tensors()

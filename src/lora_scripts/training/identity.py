@@ -7,11 +7,12 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from lora_scripts.config.schema import RunConfig, flatten, foreign_keys, harmless_keys
 from lora_scripts.core.catalogue import say
 from lora_scripts.core.files import write_atomic
+from lora_scripts.core.json_pieces import json_pieces
 from lora_scripts.core.paths import RunFolder
 from lora_scripts.core.problems import Problem, ProblemsError
 from lora_scripts.data.fingerprint import differences as picture_differences
@@ -60,7 +61,7 @@ class Identity:
     def write(self, folder: RunFolder, cut: Mapping[str, Any] | None = None) -> None:
         """``data.json``, then ``identity.json``. ``cut``: how the run's first attempt cut its windows, where
         this one goes on with it: the windows of a run stay the same."""
-        write_atomic(folder.data, _json(self.data))
+        write_atomic(folder.data, self._write_data)
         record = {
             "digest": self.digest,
             "config": self.config,
@@ -70,8 +71,15 @@ class Identity:
         }
         write_atomic(folder.identity, _json(record))
 
+    def _write_data(self, handle: BinaryIO) -> None:
+        """Piece by piece: there may be a hundred thousand pictures in it."""
+        for piece in json_pieces(dict(self.data), indent=1):
+            handle.write(piece.encode())
+
     def differences(self, stored: Record) -> list[str]:
         """One line for each thing in which the run of ``stored`` is another one than this."""
+        if stored.digest == self.digest:
+            return []
         if stored.config.get("task_type") != self.config.get("task_type"):
             return _changes(stored.config, self.config, ["task_type"])
         lines = _changes(stored.config, self.config)
@@ -92,6 +100,7 @@ class Identity:
 class Record:
     """What ``identity.json`` and ``data.json`` of a folder say."""
 
+    digest: str
     config: Mapping[str, Any]
     base: Mapping[str, Any]
     data: Mapping[str, Any]
@@ -105,6 +114,7 @@ class Record:
             told = json.loads(folder.identity.read_text(encoding="utf-8"))
             data = json.loads(folder.data.read_text(encoding="utf-8"))
             return cls(
+                str(told.get("digest", "")),
                 dict(told["config"]),
                 dict(told["base"]),
                 dict(data),

@@ -46,7 +46,9 @@ class ImageExports:
             versions=records.versions(),
             trigger_words=tuple(dict.fromkeys(word for word in words if word)),
             tag_frequency={
-                Path(config.train_data_dir).name: tag_frequency(sample.caption for sample in dataset.train)
+                Path(config.train_data_dir).name: tag_frequency(
+                    handling.wording.plain(written) for written, handling in dataset.train.captions()
+                )
             },
             step=state.step,
             total_steps=session.job.total_steps,

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from lora_scripts.adapters.attach import Adapter, attach
 from lora_scripts.adapters.spec import fits
 from lora_scripts.config.schema import OWN_RATE, RunConfig
@@ -43,7 +45,6 @@ from .state import TrainingState
 from .task import Opened, PreviewMaker, Progress
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
     from .session import Session
@@ -72,9 +73,9 @@ class Pictures:
         return self.samples[index].picture.path.name
 
     def sizes(self) -> np.ndarray:
-        import numpy as np
-
-        return np.array([each.placement.bucket.width * each.placement.bucket.height for each in self.samples])
+        placed = self.samples.placements.astype(np.int64)
+        found: np.ndarray = placed[:, 0] * placed[:, 1]
+        return found
 
 
 class ImageTask:
