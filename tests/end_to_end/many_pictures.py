@@ -25,7 +25,10 @@ MIB = 2**20
 
 
 def draw(folder: Path, count: int) -> None:
-    """``count`` different PNGs of 32 px in folders of a thousand, each with a caption of its own."""
+    """``count`` different PNGs of 32 px in folders of a thousand, each with a caption of its own; those that
+    lie there already are kept."""
+    if (folder / "metadata.csv").exists():
+        return
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(7)
     with open(folder / "metadata.csv", "w", newline="", encoding="utf-8") as handle:
