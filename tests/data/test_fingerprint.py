@@ -86,7 +86,7 @@ def test_the_differences_are_said_in_both_languages(language: str, words: str) -
 
 
 def test_samples_come_in_the_order_of_names_whatever_the_rows_say() -> None:
-    pairs = [(each.example, each.picture) for each in (C, A, B)]
+    pairs = [(each.example, replace(each.picture, sha256="ab" * 32)) for each in (C, A, B)]
     assert [each.name for each in samples_of(pairs, resolution=64, step=8)] == ["a.png", "b.png", "猫.png"]
 
 
