@@ -27,9 +27,10 @@ from lora_scripts.export.earlier import fitted, put_into
 from lora_scripts.export.facts import ExportFacts
 from lora_scripts.export.kohya import export_lora
 from lora_scripts.export.readback import read_back
-from lora_scripts.families._base import Draw, StageOptions
+from lora_scripts.families._base import Draw
 from lora_scripts.families._components import hash_of_module, shared_copy
 from lora_scripts.families._source import family_named, family_names, find, resolve
+from lora_scripts.families._stages import StageOptions
 from lora_scripts.training.objective import Denoising
 from tests.contract.conftest import Desk, draw_pictures, write_csv
 

@@ -14,7 +14,8 @@ from lora_scripts.adapters.attach import attach, set_training
 from lora_scripts.adapters.spec import AdapterSpec
 from lora_scripts.families import _source
 from lora_scripts.families._attention import PLAIN_UP_TO, ByShape
-from lora_scripts.families._base import Draw, StageOptions
+from lora_scripts.families._base import Draw
+from lora_scripts.families._stages import StageOptions
 from tests.families import tiny
 
 

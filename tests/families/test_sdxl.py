@@ -22,7 +22,8 @@ from lora_scripts.export.facts import ExportFacts
 from lora_scripts.export.kohya import export_lora
 from lora_scripts.export.readback import read_back
 from lora_scripts.families import _source, sdxl
-from lora_scripts.families._base import Draw, StageOptions
+from lora_scripts.families._base import Draw
+from lora_scripts.families._stages import StageOptions
 from lora_scripts.toolbox.inspect import inspect_file
 from tests.bases import sdxl as small
 from tests.families import tiny

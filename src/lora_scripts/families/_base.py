@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ._flow import FlowRule
     from ._source import Source
+    from ._stages import StageOptions
 
 Item = Mapping[str, Any]
 """One example after its stages: name -> tensor."""
@@ -250,24 +251,6 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class StageOptions:
-    """What a run asks of its stages. ``cache_dtype``: None is float32. ``background``: what transparency is
-    laid on. ``trained``: components that get an adapter, so that their outputs are not cached.
-    ``caption_tokens``: how many tokens are read, in pieces of 75. ``crops``: pictures are cut anew each time,
-    so that nothing of them is cached. ``masks``: samples may have one."""
-
-    cache_dtype: torch.dtype | None = None
-    background: str = "white"
-    trained: Collection[str] = ()
-    caption_tokens: int = 75
-    crops: bool = False
-    masks: bool = False
-
-
-PLAIN = StageOptions()
-
-
-@dataclass(frozen=True)
 class Draw:
     """The random part of one example in one epoch. ``timestep``: fixed, to measure by, the noise being
     plain then; else it is drawn."""
@@ -318,7 +301,7 @@ class ImageFamily(Family, Protocol):
         """Takes over what a configuration says about how the base is trained."""
         ...
 
-    def stages(self, model: Any, asked: StageOptions = PLAIN) -> list[Stage]: ...
+    def stages(self, model: Any, asked: StageOptions = ...) -> list[Stage]: ...
 
     def caption_cutter(
         self, source: Source, components: Mapping[str, str] | None = None

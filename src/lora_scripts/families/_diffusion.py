@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from . import _loading
 from ._base import (
-    PLAIN,
     Batch,
     Draw,
     ImageDescription,
@@ -20,12 +19,12 @@ from ._base import (
     PromptInputs,
     Sheet,
     Stage,
-    StageOptions,
 )
 from ._lora_names import LoraNames
 from ._signatures import signature
 from ._single_file import Layout
 from ._source import Source
+from ._stages import PLAIN, StageOptions
 
 if TYPE_CHECKING:
     import torch

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from lora_scripts.core.problems import Location, Problem
 
 from . import _t5
-from ._base import PLAIN, Batch, Draw, ImageModel, Item, PromptInputs, Stage, StageOptions
+from ._base import Batch, Draw, ImageModel, Item, PromptInputs, Stage
 from ._clip import END
 from ._clip import tokenizers as clip_tokenizers
 from ._diffusion import LatentDiffusion
 from ._original_blocks import OriginalBlocks
 from ._single_file import Layout, convert_vae, vae_widths
 from ._source import Source
+from ._stages import PLAIN, StageOptions
 
 if TYPE_CHECKING:
     import torch

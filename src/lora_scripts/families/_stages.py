@@ -4,7 +4,8 @@ embeddings."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ._base import ImageModel, Stage
@@ -14,6 +15,24 @@ if TYPE_CHECKING:
     import torch
 
     from lora_scripts.data.sample import Sample
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """What a run asks of its stages. ``cache_dtype``: None is float32. ``background``: what transparency is
+    laid on. ``trained``: components that get an adapter, so that their outputs are not cached.
+    ``caption_tokens``: how many tokens are read, in pieces of 75. ``crops``: pictures are cut anew each time,
+    so that nothing of them is cached. ``masks``: samples may have one."""
+
+    cache_dtype: torch.dtype | None = None
+    background: str = "white"
+    trained: Collection[str] = ()
+    caption_tokens: int = 75
+    crops: bool = False
+    masks: bool = False
+
+
+PLAIN = StageOptions()
 
 
 def _digest(*facts: object) -> str:

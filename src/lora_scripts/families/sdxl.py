@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from lora_scripts.core.problems import Location, Problem
 
 from . import _stable_diffusion as shared
-from ._base import PLAIN, Component, ImageModel, Sheet, Stage, StageOptions, Unsupported
+from ._base import Component, ImageModel, Sheet, Stage, Unsupported
 from ._clip import END, tokenizers
 from ._open_clip import convert_projected, projected_widths
 from ._original_names import unet_name
 from ._single_file import Layout, Shapes, clip_widths, convert_clip, convert_unet, unet_widths
 from ._source import Source
+from ._stages import PLAIN, StageOptions
 
 if TYPE_CHECKING:
     import torch

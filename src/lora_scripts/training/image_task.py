@@ -28,8 +28,8 @@ from lora_scripts.families._base import (
     ImageFamily,
     ImageModel,
     Item,
-    StageOptions,
 )
+from lora_scripts.families._stages import StageOptions
 from lora_scripts.preflight.checks.dataset import DatasetReport
 from lora_scripts.preflight.checks.picture_training import spec_of
 from lora_scripts.preflight.prepare import Prepared
