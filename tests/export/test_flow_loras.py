@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import FluxPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+from safetensors.torch import save_file
 
 from lora_scripts.adapters.spec import match_targets
 from lora_scripts.export.kohya import diffusers_name, fused
+from lora_scripts.export.readback import lora_layers
 from lora_scripts.families import flux, sd3
 from lora_scripts.families._components import build, weight_shapes
 from lora_scripts.families._original_blocks import plain_state, split_rows
@@ -136,6 +138,39 @@ def test_the_fused_file_is_what_diffusers_takes_apart(big_flux):
             first, second = (state[f"transformer.{name}.lora_{half}.weight"] for half in "AB")
             torch.testing.assert_close(second @ (first @ probe), wanted, rtol=1e-3, atol=1e-2)
         assert ours[f"transformer.{name}.lora_A.weight"].shape == down.shape, "no rank is gained on the way"
+
+
+def test_diffusers_own_pipeline_puts_the_fused_file_on(tmp_path):
+    """At the published width, which is the only one that its reader of kohya's layout knows; blocks cut short
+    and never filled, since what counts are the layers that it puts on."""
+    small = {**FLUX, "num_layers": 1, "num_single_layers": 1}
+    module = meta(flux, small).to(torch.bfloat16).to_empty(device="cpu")
+    names = layers(flux, module)
+    modules = {"transformer": {n: shape for n, shape in weight_shapes(module).items() if n in names}}
+    generator = torch.Generator().manual_seed(0)
+    pairs = {
+        name: (torch.randn(2, wide, generator=generator), torch.randn(tall, 2, generator=generator))
+        for name, (tall, wide) in modules["transformer"].items()
+    }
+    tensors = {}
+    for name, (down, up) in pairs.items():
+        own = flux.FAMILY.names("transformer", name)
+        tensors |= {f"{own}.lora_down.weight": down, f"{own}.lora_up.weight": up}
+        tensors[f"{own}.alpha"] = torch.tensor(3.0)
+    path = tmp_path / "x.safetensors"
+    whole = fused(flux.FAMILY, modules, tensors)
+    save_file({name: tensor.contiguous() for name, tensor in whole.items()}, str(path))
+    absent = dict.fromkeys(("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
+    pipe = FluxPipeline(scheduler=FlowMatchEulerDiscreteScheduler(), transformer=module, **absent)
+    flux.FAMILY.load_lora(pipe, path, "x")
+    found = lora_layers(module, "x")
+    assert found.keys() == pairs.keys()
+    for name, (down, up) in pairs.items():
+        layer, probe = found[name], torch.randn(down.shape[1], generator=generator)
+        first, second = (half["x"].weight.detach().float() for half in (layer.lora_A, layer.lora_B))
+        got = layer.scaling["x"] * second @ (first @ probe)
+        wanted = 1.5 * up @ (down @ probe)
+        assert float((got - wanted).norm() / wanted.norm()) < 0.02, name  # it is put on in the base's bf16
 
 
 def test_a_part_that_was_not_trained_keeps_no_rank():

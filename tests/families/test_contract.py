@@ -8,7 +8,6 @@ import importlib.util
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,11 +27,12 @@ from lora_scripts.export.facts import ExportFacts
 from lora_scripts.export.kohya import export_lora
 from lora_scripts.export.readback import read_back
 from lora_scripts.families._base import Draw
-from lora_scripts.families._components import hash_of_module, shared_copy
+from lora_scripts.families._components import hash_of_module
 from lora_scripts.families._source import family_named, family_names, find, resolve
 from lora_scripts.families._stages import StageOptions
 from lora_scripts.training.objective import Denoising
 from tests.contract.conftest import Desk, draw_pictures, write_csv
+from tests.families.loaded import bare
 
 PICTURES = [name for name in family_names() if family_named(name).sheet.task == "image-generation"]
 
@@ -58,11 +58,6 @@ def single(base) -> Path:
 def load(base: Path, **options: Any) -> Any:
     source = resolve(str(base))
     return find("auto", source).load(source, **options)
-
-
-def bare(model: Any) -> Any:
-    """The same loaded base, to be adapted apart from others."""
-    return replace(model, modules={name: shared_copy(module) for name, module in model.modules.items()})
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ from lora_scripts.families._flow import FlowRule
 from lora_scripts.families._source import find, resolve
 from tests.bases import flux as small_flux
 from tests.bases import sd3 as small_sd3
+from tests.families.loaded import load
 
 BASES: dict[str, Any] = {"sd3": small_sd3, "flux": small_flux}
 
@@ -33,11 +34,6 @@ BASES: dict[str, Any] = {"sd3": small_sd3, "flux": small_flux}
 @pytest.fixture(scope="module", params=sorted(BASES))
 def folder(request, tmp_path_factory) -> Path:
     return BASES[request.param].folder(tmp_path_factory.mktemp("base") / request.param)
-
-
-def load(path: Path, **options: Any) -> Any:
-    source = resolve(str(path))
-    return find("auto", source).load(source, **options)
 
 
 @pytest.fixture(scope="module")

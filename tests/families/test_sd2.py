@@ -20,7 +20,8 @@ from lora_scripts.families._base import Draw
 from lora_scripts.families._components import build, weight_shapes
 from lora_scripts.families._open_clip import used_layers
 from tests.families import tiny
-from tests.families.test_single_file import load, same
+from tests.families.loaded import load
+from tests.families.test_single_file import same
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "components" / "sd21"
 UNET = {

@@ -27,8 +27,9 @@ from lora_scripts.families._stages import StageOptions
 from lora_scripts.toolbox.inspect import inspect_file
 from tests.bases import sdxl as small
 from tests.families import tiny
+from tests.families.loaded import load
 from tests.families.test_sd2 import describe, trained
-from tests.families.test_single_file import load, same
+from tests.families.test_single_file import same
 
 CAPTION = "a red house, in the rain"
 

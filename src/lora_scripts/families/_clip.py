@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,7 @@ def vocabulary() -> dict[str, int]:
     return {token: number for number, token in enumerate(tokens)}
 
 
+@lru_cache(maxsize=4)
 def tokenizer(*, padding: str = END) -> Any:
     """The tokenizer of OpenAI's CLIP. OpenCLIP encoders pad with ``"!"`` instead."""
     from transformers import CLIPTokenizer
@@ -58,12 +60,21 @@ def tokenizers(source: Source, paddings: Mapping[str, str]) -> dict[str, Any]:
     what fills up a caption."""
     if source.kind != "folder":
         return {name: tokenizer(padding=padding) for name, padding in paddings.items()}
+    return {name: _read(source.path / name, _state(source.path / name)) for name in paddings}
+
+
+def _state(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and time of each file: what says that a folder is as it was."""
+    told = ((file.name, file.stat()) for file in sorted(folder.glob("*")))
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in told)
+
+
+@lru_cache(maxsize=4)
+def _read(folder: Path, state: tuple[tuple[str, int, int], ...]) -> Any:
+    """A folder's tokenizer. A base is often loaded twice, to compare, and its words take the longest."""
     from transformers import CLIPTokenizer
 
-    return {
-        name: CLIPTokenizer.from_pretrained(str(source.path / name), local_files_only=True)
-        for name in paddings
-    }
+    return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
 
 
 def pieces(tokenizer: Any, caption: str, tokens: int) -> torch.Tensor:

@@ -1,0 +1,33 @@
+"""Bases that several tests look at, loaded once: each test gets modules of its own that share the weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from lora_scripts.families._components import shared_copy
+from lora_scripts.families._source import find, resolve
+
+
+@lru_cache(maxsize=4)
+def _kept(path: Path, options: tuple[tuple[str, Any], ...], changed: int) -> Any:
+    source = resolve(str(path))
+    family: Any = find("auto", source)
+    return family.load(source, **{name: dict(v) if isinstance(v, tuple) else v for name, v in options})
+
+
+def load(path: Path | str, **options: Any) -> Any:
+    """A picture family's model of the base at ``path``, free to be adapted and taken apart."""
+    place = Path(path)
+    told = {name: tuple(sorted(v.items())) if isinstance(v, dict) else v for name, v in options.items()}
+    files = [place, *place.rglob("*")]
+    return bare(_kept(place, tuple(sorted(told.items())), max(file.stat().st_mtime_ns for file in files)))
+
+
+def bare(model: Any) -> Any:
+    """The same loaded base without what was put on it."""
+    return replace(
+        model, modules={name: shared_copy(module) for name, module in model.modules.items()}, hashes={}
+    )
