@@ -19,6 +19,7 @@ SETTINGS = (
     "lr_scheduler",
     "batch_size",
     "gradient_accumulation_steps",
+    "quantization",
     "seed",
 )
 

@@ -143,7 +143,11 @@ def _only_absent(error: ProblemsError) -> bool:
 def _described(
     family: LatentDiffusion, source: Source, components: Mapping[str, str] | None, prediction_type: str
 ) -> tuple[dict[str, Source], dict[str, Any], ImageDescription]:
-    """Component -> where it comes from, the noise schedule's configuration, and the description."""
+    """Component -> where it comes from, the noise schedule's configuration, and the description.
+    ProblemsError LS4551 for the folder of the predictor alone, and as ``describe``."""
+    if source.kind == "transformers":
+        told = {"path": str(source.path), "title": family.sheet.title, "parent": str(source.path.parent)}
+        raise ProblemsError(Problem("LS4551", told, Location(str(source.path))))
     components = components or source.components
     places = _sources(family, source, components)
     predictor = family.sheet.predictor
