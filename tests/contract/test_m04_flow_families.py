@@ -13,8 +13,12 @@ from safetensors.torch import save_file
 
 from lora_scripts.families._source import family_named
 from tests.contract.conftest import ROOT, Desk, draw_pictures, write_csv
+from tests.families.loaded import written
 
-QUICK: dict[str, Any] = {"max_steps": 2, "save_steps": 2, "resolution": 16, "logging": {"tensorboard": False}}
+QUICK: dict[str, Any] = {
+    "max_steps": 2, "save_steps": 2, "resolution": 16, "logging": {"tensorboard": False},
+    "validation": {"split": 0},
+}  # fmt: skip
 SHORT = ("max_steps=2", "save_steps=2", "resolution=16", "logging.tensorboard=false")
 PREVIEW = ("preview.prompts=[a red house]", "preview.steps=2")
 
@@ -22,9 +26,8 @@ PREVIEW = ("preview.prompts=[a red house]", "preview.steps=2")
 @pytest.fixture(scope="module", params=["sd3", "flux"])
 def studio(request, tmp_path_factory) -> tuple[str, Desk]:
     root = tmp_path_factory.mktemp(request.param)
-    write_csv(root / "pics" / "metadata.csv", draw_pictures(root / "pics", 22))
-    base = importlib.import_module(f"tests.bases.{request.param}").folder(root / request.param)
-    return request.param, Desk(root, base)
+    write_csv(root / "pics" / "metadata.csv", draw_pictures(root / "pics", 8))
+    return request.param, Desk(root, written(request.param))
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,11 @@ def header(path):
         return list(file.keys()), file.metadata()
 
 
+ALL = {**QUICK, "validation": {"split": 0}}
+
+
 def test_m04_a_v_prediction_base_of_two_gives_a_file_that_clients_file_as_such(second):
-    options = {"train_text_encoder": True, "zero_terminal_snr": True, "min_snr_gamma": 5, **QUICK}
+    options = {"train_text_encoder": True, "zero_terminal_snr": True, "min_snr_gamma": 5, **ALL}
     done = second.train(second.config(output_name="two", **options))
     assert done.code == 0, done.text
     assert "Stable Diffusion 2.x" in done.out
@@ -42,7 +45,7 @@ def test_m04_a_v_prediction_base_of_two_gives_a_file_that_clients_file_as_such(s
 def test_m04_a_single_file_of_two_trains_offline(second):
     parts = tiny.parts(second=True)
     path = tiny.write_single(second.root / "two.safetensors", parts, markers=("v_pred",))
-    config = second.config(base_model=str(path), output_dir="output/single", **QUICK)
+    config = second.config(base_model=str(path), output_dir="output/single", **ALL)
     done = second.train(config)
     assert done.code == 0, done.text
     _, metadata = header(second.root / "output/single/single.safetensors")
@@ -54,7 +57,7 @@ def test_m04_convolutions_dora_rates_and_ranks_by_layer(desk):
         "conv_rank": 2, "use_dora": True, "use_rslora": True, "rank_pattern": {"mid_block.*": 6},
         "lr_pattern": {"down_blocks.*": 0.5}, "clip_skip": 2, "loss_type": "huber", "noise_offset": 0.05,
     }  # fmt: skip
-    config = desk.config(output_dir="output/wide", **options, **QUICK)
+    config = desk.config(output_dir="output/wide", **options, **ALL)
     checked = desk.cli("check", "--config", config)
     assert checked.code == 0, checked.text
     assert "LS4404" in checked.text

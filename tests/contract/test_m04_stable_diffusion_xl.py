@@ -32,7 +32,7 @@ def options(desk: Desk, **changes: object) -> list[str]:
 
 @pytest.fixture(scope="module")
 def trained(desk) -> Desk:
-    more = {"train_text_encoder": True, "max_caption_tokens": 150, "max_steps": 3}
+    more = {"train_text_encoder": True, "max_caption_tokens": 150, "validation.split": 0, "save_steps": 2}
     done = desk.train("mine.yaml", *options(desk, **more), "--output-dir", "output/xl")
     assert done.code == 0, done.text
     assert "Stable Diffusion XL" in done.out

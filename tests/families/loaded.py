@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import atexit
+import importlib
+import shutil
+import tempfile
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 from lora_scripts.families._components import shared_copy
 from lora_scripts.families._source import find, resolve
+
+
+@cache
+def written(family: str, form: str = "folder") -> Path | None:
+    """The family's small base as a ``folder`` or ``single`` file, to be read alone; None without one."""
+    write = getattr(importlib.import_module(f"tests.bases.{family}"), form, None)
+    if write is None:
+        return None
+    place = Path(tempfile.mkdtemp(prefix="lora-scripts-base-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    made: Path = write(place / (family if form == "folder" else f"{family}.safetensors"))
+    return made
 
 
 @lru_cache(maxsize=4)

@@ -32,27 +32,19 @@ from lora_scripts.families._source import family_named, family_names, find, reso
 from lora_scripts.families._stages import StageOptions
 from lora_scripts.training.objective import Denoising
 from tests.contract.conftest import Desk, draw_pictures, write_csv
-from tests.families.loaded import bare
+from tests.families.loaded import bare, written
 
 PICTURES = [name for name in family_names() if family_named(name).sheet.task == "image-generation"]
 
 
-def written(name: str, form: str, place: Path) -> Path:
-    """The family's small base as a ``folder`` or ``single`` file; skipped where it has no such form."""
-    write = getattr(importlib.import_module(f"tests.bases.{name}"), form, None)
-    if write is None:
-        pytest.skip(f"{name} has no {form}")
-    return write(place / (name if form == "folder" else f"{name}.safetensors"))
-
-
 @pytest.fixture(scope="module", params=PICTURES)
-def base(request, tmp_path_factory) -> Path:
-    return written(request.param, "folder", tmp_path_factory.mktemp("base"))
+def base(request) -> Any:
+    return written(request.param)
 
 
 @pytest.fixture(scope="module")
-def single(base) -> Path:
-    return written(base.name, "single", base.parent)
+def single(base) -> Any:
+    return written(base.name, "single") or pytest.skip(f"{base.name} has no single file")
 
 
 def load(base: Path, **options: Any) -> Any:
@@ -89,9 +81,12 @@ def batch_of(model: Any, place: Path, draws: list[Draw], trained: tuple[str, ...
     return model.family.collate(model, items, draws)
 
 
-def awake(model: Any, rank: int = 4, conv_rank: int | None = None, **options: Any) -> Any:
+def awake(
+    model: Any, *, targets: str = "auto", conv_rank: int | None = None, train_text_encoder: bool = False
+) -> Any:
     """An adapter with an effect."""
-    adapter = attach(model, AdapterSpec(rank, 2.0, conv_rank=conv_rank), seed=1, **options)
+    spec = AdapterSpec(4, 2.0, targets=targets, conv_rank=conv_rank)
+    adapter = attach(model, spec, seed=1, train_text_encoder=train_text_encoder)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for name, parameter in adapter.parameters.items():
@@ -212,7 +207,7 @@ def test_one_picture_is_learnt_by_heart_from_a_fresh_adapter(model, tmp_path):
     objective = Denoising(model.family, model)
     optimizer = torch.optim.Adam(adapter.parameters.values(), lr=2e-2)
     losses = []
-    for _ in range(16):
+    for _ in range(12):
         optimizer.zero_grad()
         loss = objective.sums(batch)["denoising"]
         loss.backward()
@@ -244,7 +239,7 @@ def test_a_base_in_few_bits_is_trained_on_and_read_back(model, loaded, bits, tmp
         assert packed == (set() if name == "vae" else {PACKED[bits]}), name
     before = hash_of_module(model.predictor)
     batch = batch_of(full, tmp_path / "pics", [Draw(3)])
-    adapter = awake(model, conv_rank=4 if model.family.sheet.convolutions else None)
+    adapter = awake(model, targets="attention", conv_rank=4 if model.family.sheet.convolutions else None)
     Denoising(model.family, model).sums(batch)["denoising"].backward()
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in adapter.parameters.values())
     with torch.no_grad(), disabled(adapter):
@@ -267,8 +262,8 @@ def test_a_run_that_was_cut_ends_with_the_same_bytes(base, bits, precision, tmp_
     side = 2 * max(8, find("auto", resolve(str(base))).describe(resolve(str(base))).size_multiple)
     options = {
         "max_steps": 4, "save_steps": 2, "resolution": side, "batch_size": 2, "lora_dropout": 0.1,
-        "output_name": "same", "quantization": bits, "mixed_precision": precision, "logging": {"tensorboard": False},
-        "validation": {"split": 0},
+        "output_name": "same", "quantization": bits, "mixed_precision": precision,
+        "logging": {"tensorboard": False}, "validation": {"split": 0},
     }  # fmt: skip
     done = desk.train(desk.config(output_dir="output/straight", **options))
     assert done.code == 0, done.text

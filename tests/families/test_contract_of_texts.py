@@ -168,11 +168,13 @@ def test_an_answer_is_learnt_by_heart_from_a_fresh_adapter(base):
 
 
 @pytest.mark.slow
-def test_a_run_that_was_cut_ends_with_the_same_bytes(base, tmp_path):
+@pytest.mark.parametrize(("bits", "precision"), [("none", "no"), ("4bit", "bf16"), ("8bit", "no")])
+def test_a_run_that_was_cut_ends_with_the_same_bytes(base, bits, precision, tmp_path):
     write_rows(tmp_path / "rows.jsonl")
     desk = TextDesk(tmp_path, base)
     options = {
         "max_steps": 4, "save_steps": 2, "batch_size": 2, "lora_dropout": 0.1, "output_name": "same",
+        "quantization": bits, "mixed_precision": precision,
         "logging": {"tensorboard": False}, "validation": {"split": 0},
     }  # fmt: skip
     done = desk.train(desk.config(output_dir="output/straight", **options))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,14 +17,14 @@ from lora_scripts.families._flow import FlowRule
 from lora_scripts.families._source import resolve
 from tests.bases import flux as small_flux
 from tests.bases import sd3 as small_sd3
-from tests.families.loaded import load
+from tests.families.loaded import load, written
 
 BASES: dict[str, Any] = {"sd3": small_sd3, "flux": small_flux}
 
 
 @pytest.fixture(scope="module", params=sorted(BASES))
-def folder(request, tmp_path_factory) -> Path:
-    return BASES[request.param].folder(tmp_path_factory.mktemp("base") / request.param)
+def folder(request) -> Any:
+    return written(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from lora_scripts.families._base import Draw
 from lora_scripts.families._source import find, resolve
 from tests.bases import flux as small_flux
 from tests.bases import sd3 as small_sd3
-from tests.families.loaded import load
+from tests.families.loaded import load, written
 from tests.families.test_flow import BASES, item
 
 
@@ -52,7 +52,7 @@ def test_a_transformer_alone_takes_the_rest_from_elsewhere(name, tmp_path):
     """As community files hold it: under bare original names, one in eight bits."""
     base = BASES[name]
     modules = base.parts()
-    whole = base.folder(tmp_path / "whole", modules)
+    whole = written(name)
     state = base.original_transformer(modules["transformer"].state_dict())
     alone = tmp_path / "alone.safetensors"
     save_file({n: t.clone().contiguous() for n, t in state.items()}, str(alone))
@@ -108,8 +108,7 @@ def test_weights_that_somebody_else_has_packed_are_refused(tmp_path):
 
 
 def test_scaled_eight_bit_weights_are_multiplied_out(tmp_path):
-    modules = small_flux.parts()
-    whole = small_flux.folder(tmp_path / "whole", modules)
+    modules, whole = small_flux.parts(), written("flux")
     state = small_flux.original_transformer(modules["transformer"].state_dict())
     name = "double_blocks.0.img_mlp.0"
     scale = state[f"{name}.weight"].abs().max() / 400
@@ -125,16 +124,15 @@ def test_scaled_eight_bit_weights_are_multiplied_out(tmp_path):
     assert float((got - wanted).detach().norm() / wanted.detach().norm()) < 0.05
 
 
-def test_t5_may_be_left_out_of_sd3_and_not_of_flux(tmp_path):
-    whole = small_sd3.folder(tmp_path / "sd3")
-    model = load(whole, components={"text_encoder_3": "none"})
+def test_t5_may_be_left_out_of_sd3_and_not_of_flux():
+    model = load(written("sd3"), components={"text_encoder_3": "none"})
     assert "text_encoder_3" not in model.modules
     given = item(model, "a red house")
     assert "t5" not in given
     batch = model.family.collate(model, [given], [Draw(1)])
     assert torch.isfinite(model.family.predict(model, batch)).all()
     with pytest.raises(ProblemsError):
-        load(small_flux.folder(tmp_path / "flux"), components={"text_encoder_2": "none"})
+        load(written("flux"), components={"text_encoder_2": "none"})
 
 
 def test_t5_without_a_tokenizer_is_said_with_where_it_was_looked_for(tmp_path):
@@ -160,7 +158,7 @@ def test_schnell_is_told_no_scale_and_does_not_shift(tmp_path):
     assert model.family.published(model.scheduler_config).shift == 1.0
     told = {
         guided: spec_metadata(model_of, ExportFacts("x", {}), "")
-        for guided, model_of in ((False, model), (True, load(small_flux.folder(tmp_path / "dev"))))
+        for guided, model_of in ((False, model), (True, load(written("flux"))))
     }
     assert told[False]["modelspec.architecture"] == "flux-1-schnell/lora"
     assert told[True]["modelspec.architecture"] == "flux-1-dev/lora"

@@ -27,7 +27,7 @@ from lora_scripts.families._stages import StageOptions
 from lora_scripts.toolbox.inspect import inspect_file
 from tests.bases import sdxl as small
 from tests.families import tiny
-from tests.families.loaded import load
+from tests.families.loaded import load, written
 from tests.families.test_sd2 import describe, trained
 from tests.families.test_single_file import same
 
@@ -40,13 +40,13 @@ def parts():
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, parts):
-    return small.folder(tmp_path_factory.mktemp("sdxl") / "folder", parts)
+def folder():
+    return written("sdxl")
 
 
 @pytest.fixture(scope="module")
-def single(tmp_path_factory, parts):
-    return small.single(tmp_path_factory.mktemp("sdxl") / "one.safetensors", parts)
+def single():
+    return written("sdxl", "single")
 
 
 @pytest.fixture(scope="module")

@@ -156,6 +156,14 @@ def _evaluated(model: Model, adapter: Adapter, batch: Any) -> Tensor:
             model.modules[name].train(mode)
 
 
+def precision(model: Model) -> torch.dtype:
+    """How finely the base computes. LLM.int8 rounds what goes through it to eight bits, so that the last bit
+    of an input can move an output as much as half precision does."""
+    import torch
+
+    return torch.float16 if model.quantization == "8bit" else model.dtype
+
+
 def _relative(trained: Tensor, read: Tensor, base: Tensor, dtype: torch.dtype) -> float:
     import torch
 
@@ -186,12 +194,13 @@ def compared(
     with disabled(adapter):
         base = _evaluated(model, adapter, batch)
     read = _evaluated(read_model, adapter, batch)
-    relative = _relative(trained, read, base, model.dtype)
+    kind = precision(model)
+    relative = _relative(trained, read, base, kind)
     where = Location(str(path))
-    allowed = ALLOWED[str(model.dtype).removeprefix("torch.")]
+    allowed = ALLOWED[str(kind).removeprefix("torch.")]
     if not relative <= allowed:  # what has learnt next to nothing may lie below the rounding of a half
         with _rounded(adapter, written):
-            relative = _relative(_evaluated(model, adapter, batch), read, base, model.dtype)
+            relative = _relative(_evaluated(model, adapter, batch), read, base, kind)
     for what, value in (("weights", weights), ("output", relative)):
         if not value <= allowed:
             params = {

@@ -14,6 +14,7 @@ from lora_scripts.core.problems import Location, Problem, ProblemsError
 from lora_scripts.families._base import TextModel
 
 from .peft_folder import peft_tensors
+from .readback import precision
 
 if TYPE_CHECKING:
     import torch
@@ -198,5 +199,6 @@ def read_back_peft(
     if layers != expected or not layers:
         params = {"path": str(folder), "found": layers, "expected": expected}
         raise ProblemsError(Problem("LS4304", params, Location(str(folder))))
-    difference = compare(trained, logits, base, model.dtype)
-    return TextProof(layers, bounded(difference, ALLOWED[str(model.dtype).removeprefix("torch.")], folder))
+    kind = precision(model)
+    difference = compare(trained, logits, base, kind)
+    return TextProof(layers, bounded(difference, ALLOWED[str(kind).removeprefix("torch.")], folder))
