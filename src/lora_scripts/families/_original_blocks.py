@@ -58,6 +58,8 @@ def plain_state(
         for (component, module), (first, second) in zip(
             groups[layer], split_rows(down, up, rows), strict=True
         ):
+            if not len(first):  # nothing of this part was trained
+                continue
             found[f"{component}.{module}.lora_A.weight"] = first
             found[f"{component}.{module}.lora_B.weight"] = second * scale
     return found
