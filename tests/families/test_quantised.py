@@ -18,7 +18,10 @@ def packed(bits: str, scale: float = 1.0, dtype: torch.dtype = torch.float32):
 
     torch.manual_seed(0)
     config = T5Config(**SIZES, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
-    state = {name: scale * tensor for name, tensor in T5EncoderModel(config).state_dict().items()}
+    state = {
+        name: scale * tensor if ".SelfAttention.q." in name else tensor
+        for name, tensor in T5EncoderModel(config).state_dict().items()
+    }
     with torch.device("meta"):
         empty = T5EncoderModel(config)
     return fill(PART, empty, state, bits, device=torch.device("cpu"), dtype=dtype)
