@@ -134,6 +134,20 @@ def test_a_captioner_with_programs_is_refused_with_what_to_use(tmp_path, mark):
     assert not mark.exists()
 
 
+def test_a_captioner_whose_attention_comes_from_a_hub_is_refused(tmp_path):
+    from lora_scripts.labeling._captioner import Asked
+    from lora_scripts.labeling.captioners import blip
+    from tests.labeling.captioners import tiny_models
+
+    folder = tiny_models.blip(tmp_path / "blip")
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config["vision_config"]["_attn_implementation"] = "owner/kernel"
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ProblemsError) as error:
+        blip.load(Asked(model=str(folder)))
+    assert error.value.problems[0].code == "LS3153"
+
+
 def test_an_adapter_cannot_name_a_module_to_import(tmp_path, chat_base):
     """PEFT imports what ``megatron_core`` names."""
     import torch

@@ -28,7 +28,7 @@ def pins() -> dict[str, str]:
 
 
 def needed() -> set[str]:
-    """The project's own requirements, the extras for labeling and tests among them, and all that these need here."""
+    """The project's own requirements, the extras among them, and all that these need here."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     waiting = [*project["dependencies"], *(r for rs in project["optional-dependencies"].values() for r in rs)]
     found: set[str] = set()

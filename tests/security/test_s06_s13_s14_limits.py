@@ -8,6 +8,7 @@ S5 and S7 to S12 are about a web page, which there is none of; TensorBoard serve
 from __future__ import annotations
 
 import ast
+import os
 import socket
 import threading
 
@@ -50,6 +51,15 @@ def test_s06_nothing_else_speaks_to_a_network_by_itself():
         name for name in found if name.startswith("src/lora_scripts/core/") and found[name] == {"socket"}
     }
     assert set(found) - locks == set(ALLOWED)
+
+
+def test_s06_no_library_tells_a_hub_what_it_is_used_for(monkeypatch):
+    from lora_scripts.cli.main import run
+
+    monkeypatch.delenv("HF_HUB_DISABLE_TELEMETRY", raising=False)
+    monkeypatch.setattr("lora_scripts.cli.main.build", lambda: lambda **given: 0)
+    assert run([]) == 0
+    assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ rooms inside its function, so that ``--help`` stays light.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, MutableMapping, Sequence
 from importlib import import_module
@@ -154,6 +155,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     What is wrong is said on stderr in the user's language; a traceback is only ever written to a file.
     """
     speak_unicode()
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # hubs are not told what a library is used for
     given = _each_set(_language_first(list(sys.argv[1:] if arguments is None else arguments)))
     try:
         result = build()(args=given, prog_name="lora-scripts", standalone_mode=False)
@@ -224,8 +226,6 @@ def _position(arguments: list[str]) -> int | None:
 
 def _silence_stdout() -> None:
     """The reader of our output is gone: Python must not stumble over it again while it closes."""
-    import os
-
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

