@@ -17,6 +17,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.architecture.sources import ROOT
+from tests.security.endless import must_end
 
 
 def png(width: int, height: int, bits: int, colour: int) -> bytes:
@@ -149,7 +150,7 @@ def test_a_gguf_head_is_bounded(lie, tmp_path):
 
     path = tmp_path / "model.gguf"
     path.write_bytes(LIES[lie])
-    with pytest.raises(ProblemsError) as error:
+    with must_end(), pytest.raises(ProblemsError) as error:
         gguf_architecture(resolve(str(path)))
     assert error.value.problems[0].code == "LS4105"
 

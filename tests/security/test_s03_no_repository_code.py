@@ -8,6 +8,7 @@ import pytest
 from lora_scripts.core.problems import ProblemsError
 from lora_scripts.families._chat import Chat
 from tests.families.chat_cases import WHERE, user
+from tests.security.endless import must_end
 from tests.texts.small import chat_tokenizer
 
 TWICE = "{% set ns = namespace(s=START) %}{% for i in range(60) %}{% set ns.s = NEXT %}{% endfor %}"
@@ -53,8 +54,7 @@ def template_file(folder, text: str) -> str:
 
 @pytest.mark.parametrize("trick", WITHOUT_END)
 def test_s03_a_template_without_end_is_refused(trick, tmp_path):
-    """A test that took all memory or never came back would fail by that."""
-    with pytest.raises(ProblemsError) as error:
+    with must_end(), pytest.raises(ProblemsError) as error:
         Chat(chat_tokenizer(), template_file(tmp_path, WITHOUT_END[trick]))
     (problem,) = error.value.problems
     assert problem.code == "LS2202"
