@@ -1,10 +1,13 @@
 """Fault 5, Ctrl-C at a terminal: once saves and leaves with 130, twice leaves at once, with no traceback."""
 
+import json
 import os
 import pty
 import threading
 import time
 from contextlib import suppress
+
+import pytest
 
 from tests.faults.conftest import start, wait_for, whole_checkpoints
 
@@ -48,10 +51,13 @@ class Terminal:
             time.sleep(0.05)
         raise AssertionError(self.said)
 
-    def end(self):
+    def end(self, closed=False):
+        if closed:
+            os.close(self.ours)
         code = self.process.wait(60)
         self.reader.join(10)
-        os.close(self.ours)
+        if not closed:
+            os.close(self.ours)
         return code, self.said.decode(errors="replace")
 
 
@@ -66,6 +72,20 @@ def test_once_saves_and_leaves_with_130(make_text_desk):
     assert "Traceback" not in said
     saved = whole_checkpoints(desk.root / "output/voice")[-1]
     assert f"Saved at step {saved} of 4000" in " ".join(said.split())
+
+
+@pytest.mark.slow
+def test_a_terminal_that_is_closed_saves_too(make_text_desk):
+    desk = make_text_desk()
+    terminal = Terminal(desk, desk.config(**OPTIONS))
+    wait_for(desk.root / "output/voice/checkpoints/step-000002/manifest.json", terminal.process)
+    code, _ = terminal.end(closed=True)
+    assert code == 129
+    last = [json.loads(line) for line in (desk.root / "output/voice/events.jsonl").read_text().splitlines()][
+        -1
+    ]
+    assert last["data"] == {"status": "stopped", "exit_code": 129}
+    assert whole_checkpoints(desk.root / "output/voice")[-1] == last["step"]
 
 
 ASLEEP = """

@@ -3,9 +3,12 @@ whole, a banner says so, it is tried again; what cannot be saved at the end is a
 
 import json
 import shutil
+import sys
+from contextlib import suppress
 
 import pytest
 
+from lora_scripts.training.stages import CachedStages
 from tests.faults.conftest import weights, whole_checkpoints
 
 PREVIEWS = {
@@ -102,3 +105,45 @@ def test_a_disk_that_is_pulled_out_takes_only_what_was_on_it(make_text_desk, dis
     assert "Traceback" not in done.text
     assert "LS5031" in done.out
     assert whole_checkpoints(run) == [4, 6, 8]
+
+
+def test_a_cache_that_fills_up_ends_the_run_before_it_began(make_desk, disk, monkeypatch):
+    """It had room when that was counted; somebody else was quicker."""
+    desk = make_desk()
+    config = desk.config(cache_dir=str(disk.root / "cache"), max_steps=1, logging={"tensorboard": False})
+    real = CachedStages.fill
+
+    def fill(self, samples, progress):
+        disk.fill()
+        real(self, samples, progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CachedStages, "fill", fill)
+        done = desk.train(config)
+    assert done.code == 4, done.text
+    assert "LS3021" in done.err
+    assert "Traceback" not in done.text
+    disk.clear()
+    again = desk.train(config)
+    assert again.code == 0, again.text
+
+
+def test_a_full_disk_behind_the_screens_output_does_not_end_the_run(make_text_desk, at_step, monkeypatch):
+    """As with ``train.py > log.txt``."""
+    desk = make_text_desk()
+    full = []
+
+    def redirect():
+        full.append(open("/dev/full", "w", encoding="utf-8"))  # noqa: SIM115 - open as long as the run
+        sys.stdout = full[0]
+
+    at_step({3: redirect})
+    done = desk.train(desk.config(**options(desk)))
+    assert done.code == 0, done.text
+    assert "Traceback" not in done.text
+    assert full
+    with suppress(OSError):
+        full[0].close()
+    assert weights(desk.root / "output/voice")
+    codes = [event["data"]["code"] for event in events(desk.root / "output/voice") if event["type"] == "note"]
+    assert codes.count("LS5007") == 1, "the log tells why nothing more was said"

@@ -175,6 +175,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # any bug of ours ends here: named, kept in a file, never a traceback
         print_problems([_bug(error)])
         return OUR_BUG
+    finally:
+        _flush_stdout()
 
 
 def _bug(error: Exception) -> Problem:
@@ -222,6 +224,17 @@ def _position(arguments: list[str]) -> int | None:
         if word == "--lang" or word.startswith("--lang="):
             return at
     return None
+
+
+def _flush_stdout() -> None:
+    """What is left where nobody reads or the disk is full is given up: what was done is done."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        _silence_stdout()
+    except ValueError:  # closed
+        pass
 
 
 def _silence_stdout() -> None:
