@@ -38,6 +38,12 @@ def any_desk(request):
     return request.getfixturevalue(request.param)()
 
 
+@pytest.fixture(params=[pytest.param(TASKS[0], marks=pytest.mark.slow), TASKS[1]], ids=["pictures", "texts"])
+def either_desk(request):
+    """The same, pictures among the slow tests: what is tested is the same code for both."""
+    return request.getfixturevalue(request.param)()
+
+
 def start(desk: Desk, config: Path, *, first: str = "", **options: object) -> subprocess.Popen[str]:
     """``train.py --config`` in a process of its own; what it says comes through one pipe. ``first``: Python
     that is run in the process before."""

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import subprocess
 import threading
 import time
 from contextlib import suppress
@@ -54,7 +55,11 @@ class Terminal:
     def end(self, closed=False):
         if closed:
             os.close(self.ours)
-        code = self.process.wait(60)
+        try:
+            code = self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
         self.reader.join(10)
         if not closed:
             os.close(self.ours)

@@ -31,8 +31,8 @@ def test_a_folder_of_somebody_else_is_refused(make_text_desk, monkeypatch):
     assert "LS3014" in done.err
 
 
-def test_a_read_only_cache_serves_where_it_holds_everything(any_desk, disk):
-    desk, cache = any_desk, disk.root / "cache"
+def test_a_read_only_cache_serves_where_it_holds_everything(either_desk, disk):
+    desk, cache = either_desk, disk.root / "cache"
     options = dict(cache_dir=str(cache), max_steps=1, logging={"tensorboard": False})
     assert desk.train(desk.config(**options, output_dir="output/fills")).code == 0
     whole = sorted(path for path in cache.rglob("*") if path.is_file())

@@ -122,8 +122,8 @@ def test_other_weights_are_told_with_both_contents(tmp_path):
     ]
 
 
-def test_a_run_says_what_differs_and_what_may(any_desk, at_step):
-    desk = any_desk
+def test_a_run_says_what_differs_and_what_may(either_desk, at_step):
+    desk = either_desk
     run = desk.root / "output/run"
     plain = dict(output_dir=str(run), max_steps=6, save_steps=2, logging={"tensorboard": False})
     at_step({2: (run / "control/stop").touch})

@@ -32,8 +32,8 @@ def sized(batch_size, accumulation):
     return {"batch_size": batch_size, "gradient_accumulation_steps": accumulation}
 
 
-def test_the_same_samples_in_the_same_order(any_desk, windows, at_step):
-    desk = any_desk
+def test_the_same_samples_in_the_same_order(either_desk, windows, at_step):
+    desk = either_desk
     straight = desk.train(desk.config("straight.yaml", output_dir="straight", **OPTIONS, **sized(4, 1)))
     assert straight.code == 0, straight.text
     whole = windows[:]
