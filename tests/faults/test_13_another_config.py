@@ -10,7 +10,7 @@ import pytest
 from lora_scripts.config.schema import RunConfig, flatten, foreign_keys, harmless_keys, section_of
 from lora_scripts.core.paths import RunFolder
 from lora_scripts.training.identity import CUT, PLACES, UNSAID, WINDOW, Identity, Record
-from tests.faults.conftest import whole_checkpoints
+from tests.faults.conftest import TASKS, weights, whole_checkpoints
 
 BASE = {"kind": "folder", "bytes": 10, "sha256": "ab" * 32}
 DATA = {
@@ -100,6 +100,44 @@ def test_every_field_of_the_schema_is_refused_by_name_or_passes_and_is_said(task
                 refused += 1
     assert refused > 30
     assert passed > 30
+
+
+NOT_ALONE = {"epochs", "max_steps", "num_processes", "resume"}
+"""Harmless to go on with, and no mere watching: how long, on how much, and whether at all."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "desk"), zip(DATA, TASKS, strict=True))
+def test_what_is_harmless_shapes_no_byte(task, desk, request):
+    """The mark in the schema is a claim: each such key, changed by itself, leaves the same LoRA."""
+    desk = request.getfixturevalue(desk)()
+    plain = dict(max_steps=4, save_steps=2, output_name="same")
+    own = {"logging": {"tensorboard": False}, "validation": {"split": 0.2}}
+    prompts = {"prompts": ["a red house"], "max_new_tokens": 2, "steps": 2, "width": 16, "height": 16}
+
+    def learnt(number, **changes):
+        output = desk.root / f"output/{number}"
+        sections = {section: values | changes.pop(section, {}) for section, values in own.items()}
+        done = desk.train(desk.config(output_dir=str(output), **plain | changes | sections))
+        assert done.code == 0, done.text
+        return weights(output)
+
+    expected, tried = learnt("plain"), 0
+    for key, annotation in fields().items():
+        if key not in harmless_keys() - foreign_keys(task) - NOT_ALONE or key.startswith("logging.tracker"):
+            continue
+        value = flatten(others(task, key, annotation)[0].model_dump(mode="json"))[key]
+        section, _, name = key.rpartition(".")
+        changes = {section: {name: value}} if section else {key: value}
+        if section == "preview":
+            kept = {k: v for k, v in prompts.items() if f"preview.{k}" not in foreign_keys(task)}
+            sizes = {"width": 24, "height": 24, "steps": 3, "every_steps": 1, "max_new_tokens": 3}
+            changes = {"preview": kept | {name: sizes.get(name, value)}}
+        if key == "activation_offload":
+            changes["gradient_checkpointing"] = True
+        assert learnt(key, **changes) == expected, key
+        tried += 1
+    assert tried >= 10
 
 
 def test_the_two_tasks_are_told_apart_in_one_line(tmp_path):
