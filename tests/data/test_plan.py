@@ -156,3 +156,12 @@ def test_a_hundred_thousand_examples_are_planned_and_epochs_cost_no_memory() -> 
 def test_many_shapes_of_few_pictures_are_planned_in_full_batches() -> None:
     plan = Plan([n // 3 for n in range(30_000)], 4)
     assert plan.mean_micro_batch() >= 2
+
+
+def test_a_plan_cut_in_another_way_and_back_is_the_same():
+    groups = [(8, 8), (16, 8), (8, 8), (8, 16)] * 7
+    plan = Plan(groups, 4, 2, seed=3)
+    assert plan.cut(4, 2) is plan
+    other = plan.cut(2, 4)
+    assert other.epoch(1) == Plan(groups, 2, 4, seed=3).epoch(1) != plan.epoch(1)
+    assert other.cut(4, 2).epoch(1) == plan.epoch(1)
