@@ -104,6 +104,8 @@ def workers(options: argparse.Namespace) -> list[list[str]]:
     found = [["tests.torture.disk", *plant]]
     for at in range(WORKERS):
         alone, forked = _part(options.fresh, at), _part(options.kills - options.fresh, at)
+        if not alone + forked:
+            continue
         words = ["--share", f"{at}/{WORKERS}", "--seed", str(options.seed)]
         found.append(["tests.torture.kills", "--kills", str(forked), "--fresh", str(alone), *words, *plant])
     return found
@@ -197,7 +199,7 @@ def _counted(counts: dict[str, int]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
-    parser.add_argument("--kills", type=int, help="how many, default 200; 20 with --plant")
+    parser.add_argument("--kills", type=int, help="how many, default 200; none with --plant")
     parser.add_argument(
         "--fresh", type=int, help="how many of them in processes of their own, default a fifth"
     )
@@ -207,7 +209,7 @@ def main() -> int:
         "--plant", choices=PLANTED, help="breaks the program; exit code 0 where that is found"
     )
     options = parser.parse_args()
-    options.kills = options.kills if options.kills is not None else 20 if options.plant else 200
+    options.kills = options.kills if options.kills is not None else 0 if options.plant else 200
     options.fresh = options.fresh if options.fresh is not None else 0 if options.plant else options.kills // 5
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console()

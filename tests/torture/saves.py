@@ -97,11 +97,13 @@ def left_over(root: Path) -> str | None:
 @dataclass
 class FilesSave:
     """Files that are replaced one by one. ``write(root, version)`` writes version 1 or 2 of all of them;
-    in each folder the file called ``last`` is there only when all others are."""
+    in each folder the file called ``last`` is there only when all others are. ``replaces``: whether there are
+    old ones."""
 
     name: str
     write: Callable[[Path, int], object]
     last: str | None = None
+    replaces: bool = True
     _versions: dict[int, dict[str, bytes]] = field(default_factory=dict)
 
     def prepare(self, root: Path) -> None:
@@ -110,7 +112,11 @@ class FilesSave:
                 self.write(root / "versions" / str(version), version)
                 self._versions[version] = contents(root / "versions" / str(version))
             shutil.rmtree(root / "versions")
-        self.write(root / "run", 1)
+        if self.replaces:
+            self.write(root / "run", 1)
+        else:
+            self._versions[1] = {}
+            (root / "run").mkdir()
 
     def act(self, root: Path) -> None:
         self.write(root / "run", 2)
@@ -188,7 +194,7 @@ def text_export(base: Path) -> FilesSave:
         write_peft(folder.adapter(2), model, adapter, text_loras.FACTS)
         TextExports(no_session, TrainingState(), folder).keep_best(2)
 
-    return FilesSave("export of texts", write, ADAPTER_WEIGHTS)
+    return FilesSave("export of texts", write, ADAPTER_WEIGHTS, replaces=False)
 
 
 def records_save() -> FilesSave:

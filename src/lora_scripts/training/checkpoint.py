@@ -117,16 +117,20 @@ class CheckpointStore:
 
     def _prune(self, newest: int, pinned: Collection[int]) -> None:
         kept = set(self.steps()[-self.keep :]) | set(pinned) | {newest}
-        for step in self.steps():
-            if step not in kept:
-                self._remove(step)
+        self._remove([step for step in self.steps() if step not in kept])
 
-    def _remove(self, step: int) -> None:
-        """Renames first: half of a checkpoint would look like a damaged one."""
-        doomed = self.folder / f"{TEMPORARY}removed-{step:06d}"
-        with suppress(OSError):
-            os.rename(self.path(step), doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+    def _remove(self, steps: Collection[int]) -> None:
+        """Renames first, durably: half of a checkpoint would look like a damaged one."""
+        doomed = []
+        for step in steps:
+            with suppress(OSError):
+                aside = self.folder / f"{TEMPORARY}removed-{step:06d}"
+                os.rename(self.path(step), aside)
+                doomed.append(aside)
+        if doomed:
+            sync_folder(self.folder)
+        for aside in doomed:
+            shutil.rmtree(aside, ignore_errors=True)
 
     def damage(self, step: int) -> str | None:
         """Why the checkpoint of ``step`` cannot be used, or None where every byte is as it was written."""
@@ -159,10 +163,7 @@ class CheckpointStore:
 
     def give_up_after(self, step: int) -> None:
         """Removes what was saved after ``step``: the run goes on from there in another way."""
-        for later in reversed(self.steps()):
-            if later > step:
-                self._remove(later)
-        sync_folder(self.folder)
+        self._remove([later for later in reversed(self.steps()) if later > step])
 
     def load(self, step: int) -> Snapshot:
         folder = self.path(step)
