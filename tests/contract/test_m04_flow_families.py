@@ -118,6 +118,7 @@ def test_m04_a_second_layout_is_written_on_request(trained):
     assert again.code == 0, again.text
 
 
+@pytest.mark.slow
 def test_m04_training_goes_on_from_it(trained):
     _, desk, path = trained
     config = desk.config(output_dir="output/on", init_from=str(path), lora_rank=16, **QUICK)

@@ -42,6 +42,7 @@ def test_m04_a_v_prediction_base_of_two_gives_a_file_that_clients_file_as_such(s
     assert "Stable Diffusion 2.x" in said.text
 
 
+@pytest.mark.slow
 def test_m04_a_single_file_of_two_trains_offline(second):
     parts = tiny.parts(second=True)
     path = tiny.write_single(second.root / "two.safetensors", parts, markers=("v_pred",))

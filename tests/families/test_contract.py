@@ -231,7 +231,7 @@ def test_a_single_file_is_the_folder_in_other_words(model, loaded, single, tmp_p
 PACKED = {"4bit": "Linear4bit", "8bit": "Linear8bitLt"}
 
 
-@pytest.mark.parametrize("bits", PACKED)
+@pytest.mark.parametrize("bits", ["4bit", pytest.param("8bit", marks=pytest.mark.slow)])
 def test_a_base_in_few_bits_is_trained_on_and_read_back(model, loaded, bits, tmp_path):
     full, model = model, bare(loaded(bits))
     for name, module in model.modules.items():
