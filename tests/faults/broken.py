@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from lora_scripts.core.events import read_events
+from lora_scripts.core.events import StepDone, read_events
 from lora_scripts.training.objective import Denoising
 from lora_scripts.training.processes import Group
 from lora_scripts.training.text_objectives import Answers
@@ -31,6 +31,14 @@ FILES = {"pictures": "same.safetensors", "texts": "adapter_model.safetensors"}
 def desk_of(task, request):
     """A new desk of the task, by the fixtures of the contract's tests."""
     return request.getfixturevalue("make_desk" if task == "pictures" else "make_text_desk")()
+
+
+def done(loss, skipped=False):
+    """What is told of a window."""
+    return StepDone(
+        epoch=0.0, loss=loss, learning_rates={}, grad_norm=1.0, skipped=skipped, seconds=1.0, examples=1,
+        memory_gib=0.0,
+    )  # fmt: skip
 
 
 def poison(monkeypatch, windows: Collection[int], kind: str = "loss", factor: float = math.nan) -> None:

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from lora_scripts.core.control import Control
+from lora_scripts.core.events import RolledBack
 from lora_scripts.training import recovery
+from lora_scripts.training.callbacks.board import TensorBoard
 from lora_scripts.training.callbacks.guard import Guard
 from tests.faults.broken import (
     QUICK,
@@ -15,6 +17,7 @@ from tests.faults.broken import (
     all_finite,
     bytes_of,
     desk_of,
+    done,
     events,
     poison,
     raw,
@@ -226,6 +229,26 @@ def test_fp16_skips_are_no_fault_and_five_and_twenty_are(task, request, monkeypa
     done = desk.train("run.yaml", "--output-dir", "many")
     assert done.code == 0, done.text
     assert [each["to_step"] for each in raw(desk, "many", "rolled_back")] == [10]
+
+
+def test_the_board_forgets_what_was_given_up(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    options = {"start_step": 0, "every_steps": 1, "histogram_every_steps": 1000}
+    board = TensorBoard(tmp_path / "logs", {}, tmp_path, **options)
+    for step in range(1, 6):
+        board(done(float(step)), step)
+    told = {"cause": "spike", "windows": 10, "rate_factor": 0.5, "examples": []}
+    board(RolledBack(from_step=5, to_step=2, **told), 2)
+    board(done(30.0), 3)
+    board.close()
+    shown = EventAccumulator(str(tmp_path / "logs"))
+    shown.Reload()
+    assert [(each.step, each.value) for each in shown.Scalars("train/loss")] == [
+        (1, 1.0),
+        (2, 2.0),
+        (3, 30.0),
+    ]
 
 
 def test_the_guard_asks_nothing_of_a_run_that_is_left(request, monkeypatch):

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from lora_scripts.core.events import StepDone
 from lora_scripts.training.callbacks.guard import ENOUGH, SPIKE, DivergedError, Guard
 from lora_scripts.training.state import TrainingState
 from tests.faults.broken import (
     QUICK,
     bytes_of,
     desk_of,
+    done,
     poison,
     raw,
     state_of,
@@ -23,13 +23,6 @@ from tests.faults.broken import (
 
 NAMES = SimpleNamespace(names=lambda number: [f"picture {number}"])
 PRECISION = SimpleNamespace(mode="no")
-
-
-def done(loss, skipped=False):
-    return StepDone(
-        epoch=0.0, loss=loss, learning_rates={}, grad_norm=1.0, skipped=skipped, seconds=1.0, examples=1,
-        memory_gib=0.0,
-    )  # fmt: skip
 
 
 def guard(state=None, spikes=True):

@@ -17,6 +17,7 @@ from tests.training.test_loop import job
 NO_DROPOUT = QUICK | {"lora_dropout": 0.0}
 ON_THE_SECOND = """
 import os
+{before}
 if os.environ.get("RANK") == "1":
     from lora_scripts.training.objective import Denoising
     from lora_scripts.training.text_objectives import Answers
@@ -25,7 +26,7 @@ if os.environ.get("RANK") == "1":
     def wrap(real):
         def sums(self, batch):
             size = len(batch["timesteps"]) if "timesteps" in batch else int(batch["rows"].max()) + 1
-            if next(taken) > 8 and size > 1:
+            if next(taken) > {free} and size > 1:
                 import torch
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return real(self, batch)
@@ -155,14 +156,19 @@ def test_other_errors_are_not_taken_for_it():
         backward(work, work.batches.window(0), 0)
 
 
+PROBED = "from lora_scripts.training import recovery; recovery.UNPROBED = ()"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
-def test_both_of_two_processes_shrink_where_one_lacks_memory(task, request):
+@pytest.mark.parametrize(("before", "free"), [("", 8), (PROBED, 0)], ids=["training", "probe"])
+def test_both_of_two_processes_shrink_where_one_lacks_memory(task, before, free, request):
     desk = desk_of(task, request)
     desk.config(**NO_DROPOUT | {"gradient_accumulation_steps": 2})
     assert desk.train("run.yaml", "--output-dir", "one").code == 0
     (desk.root / "fault").mkdir()
-    (desk.root / "fault/sitecustomize.py").write_text(ON_THE_SECOND, encoding="utf-8")
+    fault = ON_THE_SECOND.format(before=before, free=free)
+    (desk.root / "fault/sitecustomize.py").write_text(fault, encoding="utf-8")
     path = {"PYTHONPATH": f"{desk.root / 'fault'}:{ROOT / 'src'}"}
     words = (ROOT / "train.py", "--config", "run.yaml", *TWO)
     done = process(*words, "--output-dir", "two", cwd=desk.root, **path)
