@@ -13,7 +13,7 @@ from lora_scripts.config.schema import RunConfig
 from lora_scripts.core.catalogue import message, say
 from lora_scripts.core.problems import Problem, ProblemsError
 
-from . import import_keys
+from . import import_flow, import_keys
 from .import_data import from_datasets, from_folders
 from .import_notes import Given, Note
 from .import_read import Settings, read_settings
@@ -75,12 +75,17 @@ def _values(settings: Settings, given: Given, path: Path) -> dict[str, Any]:
     training = bool(settings.values)
     values |= import_keys.places(given, path.stem)
     if training:
+        flow = import_flow.flow(given, settings.gui)
         values |= import_keys.batch(given, values.get("batch_size"))
         values |= import_keys.network(given)
         values |= import_keys.rates(given, settings.gui)
         values |= import_keys.length(given, settings.gui)
         values |= import_keys.rest(given)
-        values |= import_keys.preview(given, path.parent)
+        values |= import_keys.preview(given, path.parent) | import_flow.trackers(given)
+        if flow:
+            parts = {**values.get("components", {}), **flow.pop("components", {})}
+            values |= {**flow, **({"components": parts} if parts else {})}
+            values.pop("text_encoder_learning_rate", None)
     if "train_data_dir" not in values and "datasets" not in values:
         values["train_data_dir"] = "./data/pictures"
         given.change("import.unsaid", name="train_data_dir", value=values["train_data_dir"])

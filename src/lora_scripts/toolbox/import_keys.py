@@ -53,12 +53,6 @@ COUNTS = {
     "save_every_n_steps": "save_steps",
     "seed": "seed",
 }
-OTHER_BASES = {
-    "sdxl": "Stable Diffusion XL",
-    "flux": "FLUX",
-    "sd3": "Stable Diffusion 3",
-    "flux1_checkbox": "FLUX",
-}
 METHODS = ("networks.lora", "lycoris.kohya")
 NO_WARMUP = ("constant", "adafactor")
 """Schedules of theirs that pass over a warm-up."""
@@ -249,10 +243,8 @@ def rest(given: Given) -> dict[str, Any]:
         found["prediction_type"] = "v_prediction"
     if (path := given.take("vae")) is not None:
         found["components"] = {"vae": str(path)}
-    for name, title in OTHER_BASES.items():
-        if given.switch(name):
-            given.change("import.other_base", title=title)
-    given.values.pop("v2", None)  # told from the weights
+    for name in ("v2", "sdxl"):  # told from the weights
+        given.values.pop(name, None)
     return found
 
 

@@ -17,8 +17,8 @@ OURS_DECIDES = (
 )  # fmt: skip
 """How fast and in how much memory something runs: settled by this project itself."""
 WATCHES_ONLY = (
-    "logging_dir", "log_with", "log_prefix", "log_config", "log_tracker_name", "log_tracker_config",
-    "console_log_level", "console_log_simple", "wandb_run_name", "training_comment", "no_metadata",
+    "logging_dir", "log_prefix", "log_config", "log_tracker_config",
+    "console_log_level", "console_log_simple", "training_comment", "no_metadata",
     "metadata_title", "metadata_author", "metadata_description", "metadata_license", "metadata_tags",
     "model_list", "save_as_bool", "save_last_n_epochs", "save_last_n_steps", "save_last_n_epochs_state",
     "save_last_n_steps_state", "sample_sampler", "sample_every_n_steps", "enable_wildcard",
