@@ -13,9 +13,12 @@ from lora_scripts.training.state import TrainingState
 from tests.contract.conftest import ROOT
 from tests.torture.runs import IMAGES, TEXTS
 
+KILLS = {IMAGES: 4, TEXTS: 16}
 
-def test_01_killed_at_random_moments_nothing_is_lost_and_the_bytes_are_equal():
-    words = ["--kills", "20", "--per-run", "7", "--seed", "8"]
+
+@pytest.mark.parametrize("task", KILLS)
+def test_01_killed_at_random_moments_nothing_is_lost_and_the_bytes_are_equal(task):
+    words = ["--task", task, "--kills", str(KILLS[task]), "--per-run", "20", "--seed", "8"]
     done = subprocess.run(
         [sys.executable, "-m", "tests.torture.kills", *words],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True,
@@ -23,9 +26,9 @@ def test_01_killed_at_random_moments_nothing_is_lost_and_the_bytes_are_equal():
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    kills = [line["task"] for line in said if line["kind"] == "kill"]
-    assert len(kills) >= 20
-    assert set(kills) == {line["task"] for line in said if line["kind"] == "run"} == {IMAGES, TEXTS}
+    kinds = [line["kind"] for line in said]
+    assert kinds.count("kill") >= KILLS[task]
+    assert kinds.count("run") >= 1
     wrong = [line for line in said if line["kind"] in ("lost", "failure")]
     wrong += [line for line in said if line["kind"] == "damage" and not line["noticed"]]
     assert not wrong
