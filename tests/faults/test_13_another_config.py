@@ -147,6 +147,16 @@ def test_the_two_tasks_are_told_apart_in_one_line(tmp_path):
     assert now.differences(Record.read(folder)) == ["task_type: image-generation → text-generation"]
 
 
+def test_a_difference_without_a_name_is_refused_too(tmp_path):
+    """Going on would find every checkpoint foreign and begin anew beside them."""
+    folder = RunFolder(tmp_path, "x")
+    before = Identity.of(config("text-generation"), BASE, DATA["text-generation"])
+    before.write(folder)
+    told = json.loads(folder.identity.read_text(encoding="utf-8")) | {"digest": "0" * 64}
+    folder.identity.write_text(json.dumps(told), encoding="utf-8")
+    assert "another version" in before.differences(Record.read(folder))[0]
+
+
 def test_other_weights_are_told_with_both_contents(tmp_path):
     folder = RunFolder(tmp_path, "x")
     Identity.of(config("image-generation"), BASE, DATA["image-generation"]).write(folder)

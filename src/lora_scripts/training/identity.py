@@ -89,7 +89,7 @@ class Identity:
             contents += found.lines()
         if contents:  # a place that changed may be why
             contents += _changes(stored.harmless, self.harmless, sorted(PLACES - {"output_dir"}))
-        return lines + contents
+        return lines + contents or [say("run.difference.unnamed")]
 
     def changed(self, stored: Record) -> list[str]:
         """One line for each harmless difference."""
