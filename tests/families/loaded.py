@@ -44,6 +44,8 @@ def load(path: Path | str, **options: Any) -> Any:
 
 def bare(model: Any) -> Any:
     """The same loaded base without what was put on it."""
+    parameters = [each for module in model.modules.values() for each in module.parameters()]
+    assert not any(each.requires_grad for each in parameters), "a loaded base is frozen; a copy always is"
     return replace(
         model, modules={name: shared_copy(module) for name, module in model.modules.items()}, hashes={}
     )
