@@ -34,6 +34,11 @@ def problems(tmp_path: Path, text: str | bytes, **options) -> list[Problem]:
     [
         pytest.param("x0: &x0 [a]\n" + LAUGHS, "LS1003", None, id="billion laughs"),
         pytest.param("system: &a [*a]\n", "LS1016", 4, id="an alias inside of itself"),
+        pytest.param(2 * ("x0: &x0 [a]\n" + LAUGHS), "LS1003", None, id="billion laughs, each line twice"),
+        pytest.param(f"x0: &x0 [a]\n{LAUGHS}? *x9\n: 1\n", "LS1003", 13, id="billion laughs as a key"),
+        pytest.param(f"x0: &x0 [a]\n{LAUGHS}x: !!pairs [a: *x9]\n", "LS1003", None, id="as pairs"),
+        pytest.param(f"x0: &x0 [a]\n{LAUGHS}x: !!omap [a: *x9]\n", "LS1003", None, id="as an ordered map"),
+        pytest.param("? [a, b]\n: c\n", "LS1003", 4, id="a list as a key"),
         pytest.param("columns: &a {b: *a}\n", "LS1016", 4, id="an alias inside of its mapping"),
         pytest.param(CHAIN, "LS1003", None, id="two thousand aliases in a row"),
         pytest.param('trigger_word: "\\ud800"\n', "LS1003", 4, id="half a character"),

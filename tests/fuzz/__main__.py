@@ -103,10 +103,13 @@ def _all(counts: dict[str, int], seed: int, plant: str | None) -> dict[str, Tall
         }
         for kind, count in counts.items():
             bar.start_task(tasks[kind])
-            began, spoken = time.monotonic(), time.monotonic()
+            began, spoken, shown = time.monotonic(), time.monotonic(), 0
 
             def told(tally: Tally, kind: str = kind, count: int = count, began: float = began) -> None:
-                nonlocal spoken
+                nonlocal spoken, shown
+                for failure in tally.failures[shown:]:
+                    console.print(f"{kind} {failure.number}: {failure.what[:150]!r}", markup=False)
+                shown = len(tally.failures)
                 wrong = f"{len(tally.failures)} wrong" if tally.failures else ""
                 bar.update(tasks[kind], completed=tally.done, wrong=wrong)
                 if not console.is_terminal and time.monotonic() - spoken > 30 and tally.done:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,15 +61,8 @@ def read_document(path: Path, problems: list[Problem]) -> Document:
 
 
 def _parse(text: str, name: str, problems: list[Problem]) -> Document:
-    from ruamel.yaml.constructor import DuplicateKeyError
-
     document = Document(places={(): Location(name)})
-    try:
-        tree = tree_of(text, name)
-    except DuplicateKeyError as error:
-        key = re.search(r'found duplicate key "([^"]*)"', str(error.problem or ""))
-        problems.append(Problem("LS1005", {"key": key[1] if key else "?"}, _at(name, error.problem_mark)))
-        tree = tree_of(text, name, duplicates=True)
+    tree = tree_of(text, name, problems)
     if tree is not None and not isinstance(tree, Mapping):
         raise ProblemsError(Problem("LS1004", {}, Location(name, 1)))
     try:
@@ -79,10 +72,10 @@ def _parse(text: str, name: str, problems: list[Problem]) -> Document:
     return document
 
 
-def tree_of(text: str, name: str, *, duplicates: bool = False) -> Any:
-    """ruamel's tree. Raises ProblemsError where there is none, and ruamel's DuplicateKeyError."""
-    from ruamel.yaml import YAML, RoundTripConstructor
-    from ruamel.yaml.constructor import DuplicateKeyError
+def tree_of(text: str, name: str, problems: list[Problem]) -> Any:
+    """ruamel's tree, in which the first of equal keys counts; they are in ``problems``. Raises ProblemsError
+    LS1003, LS1013 or LS1014 where there is no tree."""
+    from ruamel.yaml import YAML, MappingNode, RoundTripConstructor, ScalarNode
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     if _OPENED.search(text):
@@ -90,22 +83,32 @@ def tree_of(text: str, name: str, *, duplicates: bool = False) -> Any:
     mark: Any = None
 
     class Placed(RoundTripConstructor):
-        """Remembers where it is: not every error of a value says it."""
+        """Remembers where it is, since not every error of a value says it, and writes no value out to name
+        it: aliases can make one as long as a disk."""
 
         def construct_object(self, node: Any, deep: bool = False) -> Any:
             nonlocal mark
             mark = node.start_mark
+            for key, _ in node.value if isinstance(node, MappingNode) else ():
+                if not isinstance(key, ScalarNode):
+                    told = {"detail": say("config.odd_key")}
+                    raise ProblemsError(Problem("LS1003", told, _at(name, key.start_mark)))
             return super().construct_object(node, deep)
+
+        def check_mapping_key(self, node: Any, key_node: Any, mapping: Any, key: Any, value: Any) -> bool:
+            if key in mapping:
+                problems.append(Problem("LS1005", {"key": key_node.value}, _at(name, key_node.start_mark)))
+            return key not in mapping
+
+        def check_set_key(self, node: Any, key_node: Any, setting: Any, key: Any) -> None:
+            """What stands in a set twice is there once."""
 
     yaml = YAML(typ="rt", pure=True)
     yaml.Constructor = Placed
-    yaml.allow_duplicate_keys = duplicates
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an anchor that is used again
             return yaml.load(text)
-    except DuplicateKeyError:
-        raise
     except MarkedYAMLError as error:
         problem = _syntax(text, name, error.problem_mark or error.context_mark or mark, error)
     except RecursionError:
@@ -160,11 +163,14 @@ class PlainValues:
             raise ProblemsError(Problem("LS1003", told, self._place(key)))
         if isinstance(node, Mapping):
             return self._mapping(node, key)
-        if isinstance(node, list):
+        if isinstance(node, Set):
+            node = list(node)
+        if isinstance(node, list | tuple):
             marks: Any = getattr(node, "lc", None)
             items = []
             for index, value in enumerate(node):
-                self.places[(*key, index)] = _placed(self.name, marks.item, index) or self._place(key)
+                place = _placed(self.name, marks.item, index) if marks else None
+                self.places[(*key, index)] = place or self._place(key)
                 items.append(self.of(value, (*key, index)))
             return items
         if isinstance(node, int) and not isinstance(node, bool) and node.bit_length() > MAX_BITS:

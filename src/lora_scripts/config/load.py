@@ -67,8 +67,6 @@ def dump_yaml(values: Mapping[str, Any]) -> str:
 
 
 def _apply_overrides(document: Document, given: Sequence[str], problems: list[Problem]) -> None:
-    from ruamel.yaml.constructor import DuplicateKeyError
-
     for text in given:
         shown = f"--set {text}"
         dotted, equals, raw = text.partition("=")
@@ -76,8 +74,8 @@ def _apply_overrides(document: Document, given: Sequence[str], problems: list[Pr
             problems.append(Problem("LS1011", {"text": text}, Location("--set")))
             continue
         try:
-            value = PlainValues(shown, {}, problems).of(tree_of(raw, shown), ())
-        except (ProblemsError, DuplicateKeyError, RecursionError):
+            value = PlainValues(shown, {}, problems).of(tree_of(raw, shown, problems), ())
+        except (ProblemsError, RecursionError):
             value = raw
         key = tuple(dotted.strip().split("."))
         _displace(document, dotted.strip())
