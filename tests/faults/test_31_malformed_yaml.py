@@ -111,7 +111,15 @@ def test_31_tags_run_nothing(tmp_path, monkeypatch, tag) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["learning_rate=&a [*a]", "x=[[[[", "seed=2026-13-45", "lora_rank={<<: {a: 1}}", "a.b.c=1"]
+    "text",
+    [
+        "learning_rate=&a [*a]",
+        "x=[[[[",
+        "seed=2026-13-45",
+        "lora_rank={<<: {a: 1}}",
+        "a.b.c=1",
+        "system=\ud800",
+    ],
 )
 def test_31_overrides_are_named_as_they_were_typed(tmp_path, text) -> None:
     found = problems(tmp_path, SOUND, overrides=[text])

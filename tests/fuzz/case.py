@@ -16,7 +16,7 @@ LONGEST = 3000
 """Characters of one message at most, whatever the file holds: more is a file printed and not explained."""
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """What a terminal would obey."""
-CHINESE = re.compile(r"[\u4e00-\u9fff]")
+CHINESE = re.compile(r"[\u4e00-\u9fff\uff0c\uff1a]")
 
 
 class WrongAnswerError(Exception):

@@ -149,7 +149,7 @@ def run(case: Case, folder: Path) -> list[Problem]:
         raise WrongAnswerError(f"control characters of {where}")
     if code and not complained and not said:
         raise WrongAnswerError(f"no word of {where}")
-    if code and "→" not in said + complained and "explain" not in words:
+    if code and "→" not in said + complained and not {"explain", "--json"} & set(words):
         raise WrongAnswerError(f"no remedy of {where}")
     if (
         case.options["language"] == "zh"

@@ -27,7 +27,6 @@ MEMORY = 10**9
 """Bytes that a process may hold."""
 START = 120.0
 """Seconds in which a worker has to have imported everything."""
-REPORT_EVERY = 20
 NOT_SHOWN = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ResourceWarning, ImportWarning)
 """Warnings for programmers."""
 WORKERS = 2
@@ -169,8 +168,8 @@ def _work(
 
         PLANTS[plant].sow()
     try_one(kind, seed, 0)  # what is imported and made once is not the first case's
-    tally = Tally()
     for number in numbers:
+        tally = Tally()
         place.value, since.value = number, time.monotonic()
         began = time.process_time()
         forget_peak()
@@ -186,13 +185,10 @@ def _work(
         tally.refused += bool(said)
         tally.said.update(said)
         tally.failures += [failure] if failure else []
-        if tally.done == REPORT_EVERY or held > MEMORY:
-            pipe.send(tally)
-            tally = Tally()
-            if held > MEMORY:
-                return  # a fresh process measures the next one
+        pipe.send(tally)
+        if held > MEMORY:
+            return  # a fresh process measures the next one
     since.value = 0.0
-    pipe.send(tally)
 
 
 @dataclass

@@ -203,7 +203,7 @@ class PlainValues:
         around = (
             self.places[key[:length]] for length in range(len(key), 0, -1) if key[:length] in self.places
         )
-        return next(around, Location(self.name, 1))
+        return next(around, Location(self.name, 1 if () in self.places else None))
 
 
 def _placed(name: str, find: Callable[[Any], tuple[int, int] | None], child: Any) -> Location | None:

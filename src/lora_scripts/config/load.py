@@ -76,7 +76,7 @@ def _apply_overrides(document: Document, given: Sequence[str], problems: list[Pr
         try:
             value = PlainValues(shown, {}, problems).of(tree_of(raw, shown, problems), ())
         except (ProblemsError, RecursionError):
-            value = raw
+            value = PlainValues(shown, {}, problems).of(raw, ())
         key = tuple(dotted.strip().split("."))
         _displace(document, dotted.strip())
         target = document.values

@@ -101,7 +101,7 @@ def read_header(path: Path) -> Header:
         handle.seek(8)
         raw = handle.read(length)
     try:
-        table = json.loads(raw)
+        table = json.loads(raw, object_pairs_hook=_once)
         metadata = check_table(table)
         shapes = {name: tuple(entry["shape"]) for name, entry in table.items()}
         dtypes = {name: entry["dtype"] for name, entry in table.items()}
@@ -137,6 +137,13 @@ def check_table(table: Any) -> dict[str, str]:
     for text in (*table, *metadata, *metadata.values()):
         text.encode()
     return metadata
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object in which none of a header's own fields stands twice: the library takes no such file."""
+    names = [name for name, _ in pairs if name in ("__metadata__", "dtype", "shape", "data_offsets")]
+    _ensure(len(names) == len(set(names)))
+    return dict(pairs)
 
 
 def _ensure(holds: bool) -> None:
