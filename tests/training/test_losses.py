@@ -198,9 +198,9 @@ def batch(rows=slice(None)):
     }
 
 
-def denoising(rule: LossRule) -> Denoising:
+def denoising(rule: LossRule, predicts: str = "epsilon") -> Denoising:
     model = SimpleNamespace(
-        description=SimpleNamespace(prediction_type="epsilon"),
+        description=SimpleNamespace(prediction_type=predicts),
         schedule=SimpleNamespace(alphas_cumprod=ALPHAS, config=SimpleNamespace(num_train_timesteps=STEPS)),
     )
     return Denoising(Stub(), model, rule)  # type: ignore[arg-type]
@@ -220,3 +220,13 @@ def test_what_is_measured_is_plain_whatever_is_trained():
     assert found["denoising"][0] == pytest.approx(wanted(lambda e, t: e * e), rel=1e-6)
     assert found["denoising"][1] == 4.0
     assert denoising(LossRule("smooth_l1")).sums(batch())["denoising"] != found["denoising"][0]
+
+
+def test_what_a_base_predicts_decides_how_its_errors_weigh():
+    plain = {key: value for key, value in batch().items() if key not in ("loss_weight", "mask")}
+    noise = float(denoising(LossRule(min_snr_gamma=5.0)).sums(plain)["denoising"])
+    assert noise == pytest.approx(wanted(lambda e, t: e * e * min(ratio(t), 5.0) / ratio(t)), rel=1e-5)
+    velocity = float(denoising(LossRule(min_snr_gamma=5.0), "v_prediction").sums(plain)["denoising"])
+    assert velocity == pytest.approx(
+        wanted(lambda e, t: e * e * min(ratio(t), 5.0) / (ratio(t) + 1)), rel=1e-5
+    )
