@@ -101,7 +101,7 @@ def test_a_few_hard_pictures_and_a_new_start_of_the_rate_are_no_spikes():
 
 
 def test_losing_what_was_learnt_is_a_spike_in_noise_as_well():
-    """Batches of four pictures, and a loss that grows tenfold."""
+    """Batches of four pictures, and a loss that grows hundredfold."""
     noisy = healthy(4 * 1000, spread=1.0)
     losses = [sum(noisy[n : n + 4]) / 4 for n in range(0, len(noisy), 4)]
     assert first_alarm(losses) is None

@@ -3,7 +3,8 @@
     python -m tests.fuzz [--count N] [--seed N] [--kind KIND] [--only NUMBER] [--plant DEFECT]
 
 Ends with 1 if anything but a clean answer came back; inputs that did so lie under output/fuzz/, each with the
-command that tries it again.
+command that tries it again. With ``--plant`` the program is broken on purpose, and it ends with 0 where that
+was found.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         sign = PLANTS[given.plant].sign
         found = any(failure.what.startswith(sign) for failure in failures)
         print(f"planted {given.plant}: {'found' if found else 'NOT FOUND'}")
+        return 0 if found else 1
     return 1 if failures else 0
 
 
