@@ -230,3 +230,9 @@ def test_what_a_base_predicts_decides_how_its_errors_weigh():
     assert velocity == pytest.approx(
         wanted(lambda e, t: e * e * min(ratio(t), 5.0) / (ratio(t) + 1)), rel=1e-5
     )
+
+
+def test_masks_and_weights_of_a_batch_reach_the_loss():
+    given = batch()
+    expected = wanted(lambda e, t: e * e, weights=given["loss_weight"], masks=given["mask"])
+    assert float(denoising(LossRule()).sums(given)["denoising"]) == pytest.approx(expected, rel=1e-5)
