@@ -236,3 +236,12 @@ def test_masks_and_weights_of_a_batch_reach_the_loss():
     given = batch()
     expected = wanted(lambda e, t: e * e, weights=given["loss_weight"], masks=given["mask"])
     assert float(denoising(LossRule()).sums(given)["denoising"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_familys_own_weight_by_time_multiplies_with_the_pictures_and_is_not_measured():
+    given, objective = batch(), denoising(LossRule())
+    objective.family.time_weight = lambda model, timesteps: 1.0 + timesteps / 100
+    both = given["loss_weight"] * (1.0 + given["timesteps"] / 100)
+    expected = wanted(lambda e, t: e * e, weights=both, masks=given["mask"])
+    assert float(objective.sums(given)["denoising"]) == pytest.approx(expected, rel=1e-5)
+    assert objective.measures(given)["denoising"][0] == pytest.approx(wanted(lambda e, t: e * e), rel=1e-6)
