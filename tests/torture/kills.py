@@ -174,7 +174,7 @@ class Worker:
 
 
 def _harmed(harm: str | None) -> str:
-    """The checkpoint that was damaged on purpose. Not every byte of a manifest is judged by ``runs.whole``."""
+    """The checkpoint that was damaged on purpose: ``runs.whole`` does not judge every byte of a manifest."""
     return (harm or "").partition("/")[0]
 
 
