@@ -148,13 +148,50 @@ def test_the_two_tasks_are_told_apart_in_one_line(tmp_path):
 
 
 def test_a_difference_without_a_name_is_refused_too(tmp_path):
-    """Going on would find every checkpoint foreign and begin anew beside them."""
     folder = RunFolder(tmp_path, "x")
     before = Identity.of(config("text-generation"), BASE, DATA["text-generation"])
     before.write(folder)
-    told = json.loads(folder.identity.read_text(encoding="utf-8")) | {"digest": "0" * 64}
-    folder.identity.write_text(json.dumps(told), encoding="utf-8")
+    told = json.loads(folder.data.read_text(encoding="utf-8")) | {"sha256": "0" * 64}
+    folder.data.write_text(json.dumps(told), encoding="utf-8")
     assert "another version" in before.differences(Record.read(folder))[0]
+
+
+def as_an_older_version_wrote_it(run, *keys):
+    """``run`` as if ``keys`` had come into the schema after it was begun."""
+    folder = RunFolder(run, "x")
+    told = json.loads(folder.identity.read_text(encoding="utf-8"))
+    for key in keys:
+        told["config"].pop(key, None)
+        told["harmless"].pop(key, None)
+    told["digest"] = "0" * 64  # of other keys
+    folder.identity.write_text(json.dumps(told), encoding="utf-8")
+    for manifest in folder.checkpoints.glob("step-*/manifest.json"):
+        older = json.loads(manifest.read_text(encoding="utf-8")) | {"identity": told["digest"]}
+        manifest.write_text(json.dumps(older, sort_keys=True, indent=1), encoding="utf-8")
+
+
+def test_a_run_of_a_version_with_fewer_keys_goes_on(make_text_desk, at_step):
+    """A key that came later means, by default, what was done without it; anything else is refused."""
+    desk = make_text_desk()
+    run = desk.root / "output/run"
+    own = {"output_name": "same", "logging": {"tensorboard": False}}
+    plain = dict(output_dir=str(run), max_steps=6, save_steps=2, **own)
+    assert desk.train(desk.config(**plain | {"output_dir": str(desk.root / "output/whole")})).code == 0
+    at_step({2: (run / "control/stop").touch})
+    assert desk.train(desk.config(**plain)).code == 0
+    at_step({4: (run / "control/stop").touch})
+    as_an_older_version_wrote_it(run, "spike_guard", "ema_decay", "keep_checkpoints")
+    refused = desk.train(desk.config(**plain | {"ema_decay": 0.9}))
+    assert refused.code == 2, refused.text
+    assert "ema_decay: (not set) → 0.9" in refused.err
+    assert "spike_guard" not in refused.err
+    for step, save_steps in ((3, 3), (5, 2)):  # said and written anew, the run stays its own
+        again = desk.train(desk.config(**plain | {"save_steps": save_steps}))
+        assert again.code == 0, again.text
+        assert f"going on from step-00000{step}" in again.out
+        assert "keep_checkpoints" not in again.out
+        at_step({})
+    assert weights(run) == weights(desk.root / "output/whole")
 
 
 def test_other_weights_are_told_with_both_contents(tmp_path):

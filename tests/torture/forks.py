@@ -69,17 +69,20 @@ def in_child(work: Callable[[], object], log: Path | None = None) -> int:
     if that is a number, and 1 where it raises."""
     sys.stdout.flush()
     sys.stderr.flush()
+    # Opened before the fork: a child may be killed before its first statement.
+    handle = None if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     child = os.fork()
     if not child:
-        _work(work, log)
+        _work(work, handle)
+    if handle is not None:
+        os.close(handle)
     return child
 
 
-def _work(work: Callable[[], object], log: Path | None) -> NoReturn:
+def _work(work: Callable[[], object], handle: int | None) -> NoReturn:
     code = 1
     try:
-        if log is not None:
-            handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        if handle is not None:
             os.dup2(handle, 1)
             os.dup2(handle, 2)
         done = work()

@@ -320,6 +320,20 @@ def foreign_keys(task: str) -> set[str]:
     return {name for name, owner in _marked("task", RunConfig).items() if owner != task}
 
 
+def defaults(model: type[BaseModel] = RunConfig, prefix: str = "") -> dict[str, Any]:
+    """Dotted name -> value of every key that may be left out, as ``flatten`` names them."""
+    found: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        if field.is_required():
+            continue
+        value = field.get_default(call_default_factory=True)
+        if isinstance(value, BaseModel):
+            found |= defaults(type(value), f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found
+
+
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested sections as dotted names; lists and mappings of the user's own names stay whole."""
     flat: dict[str, Any] = {}

@@ -30,7 +30,7 @@ from .callbacks.tracking import Tracking, open_trackers
 from .callbacks.validation import Validation
 from .checkpoint import CheckpointStore, Snapshot
 from .failures import NoMemoryError, disk_failures, translated
-from .identity import Claim, Identity, Record, as_begun, claim, move_aside
+from .identity import Identity, Record, as_begun, claim, move_aside
 from .precision import resolve_mode
 from .processes import Group, join
 from .recovery import Recovery
@@ -89,11 +89,13 @@ def follow(
     step = group.from_main(0)
     data = prepared.dataset.fingerprint()
     identity = Identity.of(config, prepared.description.fingerprint, data)
-    if record := Record.read(folder):
+    record = Record.read(folder)
+    begun = record.digest if record else identity.digest
+    if record:
         _begin_as(prepared, record.windows)
     group.wait()  # the first process has filled the caches
     session = open_session(prepared, config, data, device, lambda phase, done, total: None, group)
-    store = CheckpointStore(folder.checkpoints, identity=identity.digest, keep=config.keep_checkpoints)
+    store = CheckpointStore(folder.checkpoints, identity=begun, keep=config.keep_checkpoints)
     if step:
         snapshot = store.load(step)
         state.restore(snapshot.state["training"])
@@ -119,7 +121,7 @@ def unheard(event: Event) -> None:
 
 
 class Run:
-    """One attempt at one run, with its folder locked."""
+    """One attempt at one run, with its folder locked and claimed (``claim``, and what it raises)."""
 
     def __init__(
         self,
@@ -140,7 +142,6 @@ class Run:
         self.console = console
         self.group = group
         self.lock = lock
-        self.claim = Claim("fresh")
         self.dataset: Report = prepared.dataset
         self.state = TrainingState()
         self.bus = Bus(self.state)
@@ -148,14 +149,14 @@ class Run:
         self.control = Control(folder.control, lambda name: self.bus.emit(ControlTaken(request=name)))
         self.data = self.dataset.fingerprint()
         self.identity = Identity.of(config, prepared.description.fingerprint, self.data)
+        self.claim = claim(folder, self.identity, resume=config.resume)
         self.store = CheckpointStore(
-            folder.checkpoints, identity=self.identity.digest, keep=config.keep_checkpoints
+            folder.checkpoints, identity=self.claim.digest, keep=config.keep_checkpoints
         )
 
     def go(self) -> int:
         """The whole attempt. Returns the exit code; raises ``ProblemsError`` for what stops it."""
         config = self.config
-        self.claim = claim(self.folder, self.identity, resume=config.resume)
         self.control.install_signals()
         _begin_as(self.prepared, self.claim.windows)
         for place in self.folder.written():
@@ -241,7 +242,7 @@ class Run:
     def _remake(self) -> None:
         """The folder that vanished, with what says whose it is."""
         self.lock.renew()
-        self.identity.write(self.folder, self.claim.windows)
+        self.identity.write(self.folder, self.claim)
         records.write_start(self.config, self.folder, self.device)
 
     def _train(self, session: Session) -> tuple[str, int]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from lora_scripts.config.schema import RunConfig, flatten, foreign_keys, harmless_keys
+from lora_scripts.config.schema import RunConfig, defaults, flatten, foreign_keys, harmless_keys
 from lora_scripts.core.catalogue import say
 from lora_scripts.core.files import write_atomic
 from lora_scripts.core.json_pieces import json_pieces
@@ -35,12 +35,14 @@ DIGITS = 12
 @dataclass(frozen=True)
 class Identity:
     """``config``: resolved values that shape what is learnt. ``base`` and ``data``: content fingerprints.
-    ``harmless``: values that may change when a run goes on, and are then said."""
+    ``harmless``: values that may change when a run goes on, and are then said. ``plain``: keys of both that
+    have the value that the schema gives them."""
 
     config: Mapping[str, Any]
     base: Mapping[str, Any]
     data: Mapping[str, Any]
     harmless: Mapping[str, Any] = field(default_factory=dict)
+    plain: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, config: RunConfig, base: Mapping[str, Any], data: Mapping[str, Any]) -> Identity:
@@ -49,21 +51,22 @@ class Identity:
         free = harmless_keys() | PLACES | set(CUT)
         counts = {key: value for key, value in own.items() if key not in free} | {WINDOW: config.window_size}
         harmless = {key: value for key, value in own.items() if key in free - UNSAID}
-        return cls(counts, base, data, harmless)
+        given = defaults()
+        plain = frozenset(key for key, value in own.items() if key in given and given[key] == value)
+        return cls(counts, base, data, harmless, plain)
 
     @property
     def digest(self) -> str:
         """Of what counts: equal for two runs of which one may go on where the other stands."""
-        data = [self.data.get("kind"), self.data["sha256"]]
-        text = json.dumps([dict(self.config), dict(self.base), data], sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _digest(self.config, self.base, self.data)
 
-    def write(self, folder: RunFolder, cut: Mapping[str, Any] | None = None) -> None:
-        """``data.json``, then ``identity.json``. ``cut``: how the run's first attempt cut its windows, where
-        this one goes on with it: the windows of a run stay the same."""
+    def write(self, folder: RunFolder, begun: Claim | None = None) -> None:
+        """``data.json``, then ``identity.json``. ``begun``: where this attempt goes on with a run; it keeps
+        that run's digest and the windows that its first attempt cut."""
+        cut = begun.windows if begun else {}
         write_atomic(folder.data, self._write_data)
         record = {
-            "digest": self.digest,
+            "digest": begun.digest if begun else self.digest,
             "config": self.config,
             "base": self.base,
             "harmless": self.harmless,
@@ -78,11 +81,12 @@ class Identity:
 
     def differences(self, stored: Record) -> list[str]:
         """One line for each thing in which the run of ``stored`` is another one than this."""
-        if stored.digest == self.digest:
+        config = self._with_gained(stored.config, self.config)
+        if _digest(config, stored.base, stored.data) == self.digest:
             return []
-        if stored.config.get("task_type") != self.config.get("task_type"):
-            return _changes(stored.config, self.config, ["task_type"])
-        lines = _changes(stored.config, self.config)
+        if config.get("task_type") != self.config.get("task_type"):
+            return _changes(config, self.config, ["task_type"])
+        lines = _changes(config, self.config)
         contents = _changes(_weights(stored.base), _weights(self.base))
         compare: Any = text_differences if self.data.get("kind") == "text" else picture_differences
         if found := compare(stored.data, self.data):
@@ -93,7 +97,13 @@ class Identity:
 
     def changed(self, stored: Record) -> list[str]:
         """One line for each harmless difference."""
-        return _changes(stored.harmless, self.harmless) if stored.harmless else []
+        before = self._with_gained(stored.harmless, self.harmless)
+        return _changes(before, self.harmless) if stored.harmless else []
+
+    def _with_gained(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+        """``before`` as this version would have written it: a key that the schema has gained since has, by
+        default, the value that means what was done without it."""
+        return {key: now[key] for key in self.plain & now.keys() - before.keys()} | dict(before)
 
 
 @dataclass(frozen=True)
@@ -114,7 +124,7 @@ class Record:
             told = json.loads(folder.identity.read_text(encoding="utf-8"))
             data = json.loads(folder.data.read_text(encoding="utf-8"))
             return cls(
-                str(told.get("digest", "")),
+                str(told["digest"]),
                 dict(told["config"]),
                 dict(told["base"]),
                 dict(data),
@@ -123,6 +133,11 @@ class Record:
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+
+def _digest(config: Mapping[str, Any], base: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    told = [dict(config), dict(base), [data.get("kind"), data.get("sha256")]]
+    return hashlib.sha256(json.dumps(told, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any], keys: Iterable[str] | None = None) -> list[str]:
@@ -162,10 +177,12 @@ Start = Literal["fresh", "resume"]
 
 @dataclass(frozen=True)
 class Claim:
-    """What a run does in its folder. ``changed``: harmless differences from the attempt before.
+    """What a run does in its folder. ``digest``: the run's own, that its checkpoints bear; the one that an
+    older version wrote stays. ``changed``: harmless differences from the attempt before.
     ``windows``: how the first attempt cut its windows (keys of ``CUT``)."""
 
     start: Start
+    digest: str
     changed: tuple[str, ...] = ()
     windows: Mapping[str, int] = field(default_factory=dict)
 
@@ -185,14 +202,16 @@ def claim(folder: RunFolder, identity: Identity, *, resume: str) -> Claim:
         raise ProblemsError(Problem("LS5003", {"path": path, "differences": "\n      ".join(lines)}))
     if stored is None and not any(folder.checkpoints.glob("step-*")):
         identity.write(folder)
-        return Claim("fresh")
+        return Claim("fresh", identity.digest)
     if resume == "never":
         raise ProblemsError(Problem("LS5004", {"path": path}))
-    changed = identity.changed(stored) if stored else []
-    windows = stored.windows if stored else {}
-    if stored is None or changed or not stored.harmless:
-        identity.write(folder, windows)
-    return Claim("resume", tuple(changed), windows)
+    if stored is None:
+        begun = Claim("resume", identity.digest)
+    else:
+        begun = Claim("resume", stored.digest, tuple(identity.changed(stored)), stored.windows)
+    if stored is None or begun.changed or not stored.harmless:
+        identity.write(folder, begun)
+    return begun
 
 
 def as_begun(plan: Plan, windows: Mapping[str, int]) -> Plan:
