@@ -97,6 +97,24 @@ def test_without_autocast_it_computes_in_the_weights_precision():
     assert max(distances(found, wanted)) < 1e-2
 
 
+@pytest.mark.parametrize("parts", [1, 3])
+def test_what_it_gives_may_be_written_to(parts):
+    """As a mixture of experts does that adds the others' share to the shared one's."""
+    found = []
+    for written in (True, False):
+        x = torch.randn(2, 5, INNER, generator=torch.Generator().manual_seed(5)).requires_grad_(True)
+        made = [lean.part_of(as_lean(layer())) for _ in range(parts)]
+        outs = lean.linear(x, *made)
+        if written:
+            outs = [out.mul_(2.0).add_(x.sum(-1, keepdim=True)) for out in outs]
+        else:
+            outs = [out * 2.0 + x.sum(-1, keepdim=True) for out in outs]
+        torch.stack(outs).square().sum().backward()
+        found.append([outs[0].detach(), x.grad, *(half.grad for p in made for half in (p.first, p.second))])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-5)
+
+
 @pytest.mark.parametrize("start", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_the_derivative_is_that_of_the_function(start, dropout):

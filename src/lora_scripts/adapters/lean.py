@@ -242,13 +242,20 @@ def _function() -> Any:
                 pieces = narrow.split([b.shape[1] for b in bs], dim=1)
                 for weight, bias, b, piece, scale in zip(weights, biases, bs, pieces, scales, strict=True):
                     base = weight.to(dtype).T
-                    out = rows @ base if bias is None else torch.addmm(bias.to(dtype), rows, base)
-                    outs.append(out.addmm_(piece, b.T, alpha=scale))
+                    # in its final shape from the start: autograd lets nobody write to a view made in here
+                    out = rows.new_empty(*x.shape[:-1], len(weight))
+                    flat = out.view(-1, len(weight))
+                    if bias is None:
+                        torch.mm(rows, base, out=flat)
+                    else:
+                        torch.addmm(bias.to(dtype), rows, base, out=flat)
+                    flat.addmm_(piece, b.T, alpha=scale)
+                    outs.append(out)
             ctx.way, ctx.scales, ctx.dropout, ctx.shape = way, scales, dropout, x.shape
             ctx.ranks = [first.shape[0] for first in firsts]
             ctx.dtypes = [(first.dtype, second.dtype) for first, second in zip(firsts, seconds, strict=True)]
             ctx.save_for_backward(a, narrow, *weights, *bs, *(sources if way else (rows,)))
-            return tuple(out.view(*x.shape[:-1], out.shape[-1]) for out in outs)
+            return tuple(outs)
 
         @staticmethod
         @torch.autograd.function.once_differentiable
