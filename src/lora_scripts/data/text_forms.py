@@ -63,7 +63,8 @@ class _Row:
         self.columns = columns
 
     def get(self, role: str) -> Any:
-        return self.row.get(self.columns.get(role, ""))
+        # A table may have a column without a name: no role falls back on it.
+        return self.row.get(self.columns[role]) if role in self.columns else None
 
     def name(self, role: str) -> str:
         return self.columns.get(role, role)
