@@ -361,3 +361,38 @@ def test_a_hub_data_set_is_fetched_by_its_training_files_only(tmp_path, monkeypa
     with pytest.raises(ProblemsError) as error:
         text_hub.fetch("owner/answers")
     assert codes(error.value.problems) == ["LS2109"]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.parquet"])
+def test_two_columns_of_one_name_are_refused_once(tmp_path, name):
+    path, header = tmp_path / name, ["question", "answer", "note", "note", "Answer"]
+    rows = [["q", "a", "x", "y", "other"]] * 3
+
+    def write(names):
+        if name.endswith(".parquet"):
+            pq.write_table(pa.table([list(column) for column in zip(*rows, strict=True)], names=names), path)
+        else:
+            mark = "\t" if name.endswith(".tsv") else ","
+            path.write_text("\n".join(mark.join(row) for row in [names, *rows]), encoding="utf-8")
+
+    for names in (header, [*header[:4], "answer"]):
+        write(names)
+        examples, texts = read(path)
+        assert (examples, said(texts)) == ([], [("LS2117", 1)])
+        assert texts.problems[0].params["column"].lower() == "answer"
+    write([*header[:4], ""])
+    examples, texts = read(path)
+    assert (len(examples), texts.problems) == (3, [])
+    write(header)
+    examples, texts = read(path, columns={"prompt": "question", "completion": "answer"})
+    assert (len(examples), texts.problems) == (3, [])
+
+
+@pytest.mark.parametrize("header", ["question,answer", "instruction,output", "prompt,completion"])
+def test_a_column_without_a_name_is_passed_over(tmp_path, header):
+    """Tables are often saved with the numbers of their rows in front, under no name."""
+    path = tmp_path / "a.csv"
+    path.write_text(f",{header}\n0,When?,Soon.\n1,Where?,Here.\n", encoding="utf-8")
+    examples, texts = read(path)
+    assert texts.problems == []
+    assert [contents(example.turns) for example in examples] == [["When?", "Soon."], ["Where?", "Here."]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +14,29 @@ from ..core.problems import Location, Problem, ProblemsError
 from .json_rows import SHOWN, RawRow
 from .row_faults import RowFault
 from .table import BadRow, rows_of_lines
-from .text_columns import KNOWN
+from .text_columns import KNOWN, check_names
 
 _BAD = {"LS2003": "LS2160", "LS2004": "LS2161", "LS2005": "LS2142"}
 PARQUET_ROWS = 512
 
 
-def rows_of_table(lines: Iterable[tuple[int, str]], delimiter: str | None) -> Iterator[RawRow]:
+def rows_of_table(
+    lines: Iterable[tuple[int, str]], delimiter: str | None, columns: Mapping[str, str]
+) -> Iterator[RawRow]:
     """Rows as objects under the names of the header, each with the line on which it begins. An empty cell
-    is no value. ``delimiter``: None to find it in the header."""
+    is no value. ``delimiter``: None to find it in the header; ``columns``: role -> column as the user named
+    them. A header with a fault is the only row."""
     header: tuple[str, ...] = ()
     for row in rows_of_lines((text for _, text in lines), delimiter, KNOWN):
         if isinstance(row, BadRow):
             yield row.line, RowFault(_BAD[row.code]), row.text
         elif not header:
             header = row.cells
+            try:
+                check_names(header, columns)
+            except RowFault as fault:
+                yield row.line, fault, row.text
+                return
         elif len(row.cells) != len(header):
             yield row.line, RowFault("LS2162", found=len(row.cells), expected=len(header)), row.text
         else:

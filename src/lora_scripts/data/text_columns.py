@@ -50,8 +50,9 @@ def layout_of(keys: Sequence[str], overrides: Mapping[str, str]) -> Layout:
     """What rows with these keys are. ``overrides``: role -> column, the user's own word.
 
     A layout may lack a column that its form needs. Raises RowFault: LS2114 a column that was named is not
-    there, LS2112 one is probably misspelled, LS2111 none is known.
+    there, LS2117 one is there twice, LS2112 one is probably misspelled, LS2111 none is known.
     """
+    check_names(keys, overrides)
     found = _named(keys, overrides)
     asking = next((role for role in _ASKING if role in found), None)
     form = _form(found, overrides, asking)
@@ -66,6 +67,17 @@ def layout_of(keys: Sequence[str], overrides: Mapping[str, str]) -> Layout:
     if form is None:
         raise RowFault("LS2111", keys=listing(list(keys), 12) or "{}")
     return Layout(form, columns, asking)
+
+
+def check_names(keys: Sequence[str], overrides: Mapping[str, str]) -> None:
+    """Raises RowFault LS2117 where one of two columns of the same name would be read and the other lost."""
+    taken = set(overrides.values())
+    seen: set[tuple[bool, str]] = set()
+    for key in keys:
+        mark = (True, key) if key in taken else (False, key.strip().lower())
+        if mark in seen and (mark[0] or mark[1] in KNOWN):
+            raise RowFault("LS2117", column=printable(key), keys=listing(list(keys), 12))
+        seen.add(mark)
 
 
 def _named(keys: Sequence[str], overrides: Mapping[str, str]) -> dict[str, str]:

@@ -92,7 +92,7 @@ class FileReader:
         if fault.code == "LS2141" and self.found is not None and self.found.damaged:
             fault = RowFault("LS2163")
         again = False
-        if fault.code in ("LS2111", "LS2112", "LS2114") and isinstance(value, Mapping):
+        if fault.code in ("LS2111", "LS2112", "LS2114", "LS2117") and isinstance(value, Mapping):
             keys = tuple(value)
             again = keys in self._strange
             if len(self._strange) < KINDS:
@@ -138,7 +138,7 @@ class FileReader:
         elif kind == ".jsonl":
             rows = rows_of_lines(lines(self.path, found))
         else:
-            rows = rows_of_table(lines(self.path, found), "\t" if kind == ".tsv" else None)
+            rows = rows_of_table(lines(self.path, found), "\t" if kind == ".tsv" else None, self.columns)
         for line, value, raw in rows:
             if found.damaged and is_damaged(raw):
                 value = RowFault("LS2163")
