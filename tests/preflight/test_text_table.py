@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lora_scripts.core.catalogue import render
+from lora_scripts.core.catalogue import render, use_language
 from lora_scripts.data.token_table import TokenRow, TokenTable, write_table
 from lora_scripts.families._encode import Encoder
 from lora_scripts.preflight.checks import text_table
@@ -151,3 +151,16 @@ def test_a_million_rows_stay_arrays(tmp_path):
     assert len(validation) == 64
     assert len(shared.again) == len(shared.leaked) == 0
     assert peak < 400 * 2**20, "about 40 numbers of eight bytes per row"
+
+
+def test_what_a_kept_table_says_is_in_the_language_of_the_day(data):
+    write(data, [*ROWS, {"prompt": "no answer"}])
+    use_language("en")
+    _, problems = check(data, on_bad_row="skip")
+    assert "completion is missing" in render(problems[0])
+    use_language("zh")
+    try:
+        _, problems = check(data, on_bad_row="skip")
+        assert "缺少 completion" in render(problems[0])
+    finally:
+        use_language("en")

@@ -62,7 +62,9 @@ def _fill(text: str, params: dict[str, Any]) -> str:
     return _Formatter().vformat(text, (), params)
 
 
-def _shown(value: Any) -> Any:
+def _shown(value: Any, lang: str | None = None) -> Any:
+    if isinstance(value, Problem):
+        value = message(value, lang)
     if not isinstance(value, str):
         return value
     text = _OBEYED.sub("\N{REPLACEMENT CHARACTER}", value)
@@ -79,7 +81,7 @@ def fix(problem: Problem, lang: str | None = None) -> str:
 
 def _about(problem: Problem, part: str, lang: str | None) -> str:
     return _fill(
-        entry(problem.code, lang)[part], {name: _shown(value) for name, value in problem.params.items()}
+        entry(problem.code, lang)[part], {name: _shown(value, lang) for name, value in problem.params.items()}
     )
 
 

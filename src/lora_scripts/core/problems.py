@@ -24,7 +24,8 @@ class Location:
 
 @dataclass(frozen=True)
 class Problem:
-    """One finding. ``code`` names an entry of the catalogue, ``params`` fill its message."""
+    """One finding. ``code`` names an entry of the catalogue, ``params`` fill its message; a
+    finding among them stands for its own message."""
 
     code: str
     params: Mapping[str, Any] = field(default_factory=dict)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..core.catalogue import message
 from ..core.problems import Location, Problem
 from .text_files import printable
 
@@ -58,7 +57,7 @@ class Findings:
         """File by file problems first, then rows in their order, then how many more there are."""
         found = [*self.problems, *self._rows]
         for (file, _), (count, first) in self._kinds.items():
-            params = {"count": count, "file": printable(file), "first": message(first)}
+            params = {"count": count, "file": printable(file), "first": first}
             found.append(Problem("LS2190", params, first.where, "warning"))
         if self._hidden:
             params = {"count": self._hidden, "shown": SHOWN}

@@ -17,7 +17,6 @@ import numpy as np
 
 import lora_scripts
 from lora_scripts.config.schema import RunConfig
-from lora_scripts.core.catalogue import message
 from lora_scripts.core.files import write_atomic
 from lora_scripts.core.paths import cache_folder
 from lora_scripts.core.problems import Location, Problem, ProblemsError, errors
@@ -207,7 +206,7 @@ class _Writing:
         found = [problem for texts in self.sources for problem in texts.problems] + self.wrong
         for count, first in self.kinds.values():
             place = first.where.file if first.where else ""
-            told = {"count": count, "file": printable(place), "first": message(first)}
+            told = {"count": count, "file": printable(place), "first": first}
             found.append(Problem("LS2190", told, first.where, "warning"))
         if self.hidden:
             found.append(Problem("LS2191", {"count": self.hidden, "shown": SHOWN}))
@@ -317,7 +316,11 @@ def _told(problem: Problem) -> dict[str, Any]:
     where = problem.where
     place = [where.file, where.line, where.column] if where else None
     params = {
-        name: value if isinstance(value, int | float) else str(value)
+        name: _told(value)
+        if isinstance(value, Problem)
+        else value
+        if isinstance(value, int | float)
+        else str(value)
         for name, value in problem.params.items()
     }
     return {"code": problem.code, "params": params, "where": place, "severity": problem.severity}
@@ -325,4 +328,7 @@ def _told(problem: Problem) -> dict[str, Any]:
 
 def _problem(told: dict[str, Any]) -> Problem:
     where = Location(*told["where"]) if told["where"] else None
-    return Problem(told["code"], told["params"], where, told["severity"])
+    params = {
+        name: _problem(value) if isinstance(value, dict) else value for name, value in told["params"].items()
+    }
+    return Problem(told["code"], params, where, told["severity"])
