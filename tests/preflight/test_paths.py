@@ -12,8 +12,9 @@ import pytest
 
 from lora_scripts.config.schema import RunConfig
 from lora_scripts.core.catalogue import exit_code, render
+from lora_scripts.core.problems import Problem
 from lora_scripts.preflight import machine as probing
-from lora_scripts.preflight.checks.paths import check_paths, looks_local, needed_disk
+from lora_scripts.preflight.checks.paths import check_paths, looks_local, needed_disk, without_repeats
 from lora_scripts.preflight.machine import Gpu, Machine
 
 MACHINE = Machine.probe()
@@ -193,3 +194,24 @@ def test_torchs_build_is_read_from_its_files(tmp_path, monkeypatch, cuda_text, h
     found = probing._torch()
     assert found is not None
     assert (found.cuda, found.other) == (cuda, other)
+
+
+def test_a_missing_path_is_said_once_by_whoever_opens_it(folder):
+    """Another path that is missing is still said."""
+    config = RunConfig(
+        task_type="text-generation",
+        train_data_dir="./data",
+        metadata_path="./data/rows.jsonl",
+        chat_template="./mine.jinja",
+        base_model="models/v1-5-pruned.safetensors",
+        output_dir="output/x",
+    )
+    found = check_paths(MACHINE, config)
+    later = [
+        Problem("LS2100", {"path": "./data/rows.jsonl"}),
+        Problem("LS2201", {"name": "./mine.jinja", "near": "chatml", "known": "chatml"}),
+        Problem("LS2100", {"path": "no such/hub/name"}),
+    ]
+    said = without_repeats([*found, *later])
+    assert [problem.code for problem in said] == ["LS1101", "LS1101", "LS2100"]
+    assert said[-1].params["path"] == "no such/hub/name"

@@ -26,14 +26,22 @@ REPEATS = {
     "LS2020": {"train_data_dir", "validation.data_dir"},
     "LS2022": {"metadata_path"},
     "LS4001": {"base_model"},
+    "LS2201": {"chat_template"},
 }
 """What those say who open a missing path later -> the keys for which it has been said here already."""
 
 
 def without_repeats(problems: Sequence[Problem]) -> list[Problem]:
     """``problems`` less those that only repeat, from further down, that a path does not exist."""
-    said = {problem.params.get("key") for problem in problems if problem.code.startswith("LS110")}
-    return [problem for problem in problems if not said & REPEATS.get(problem.code, set())]
+    missing = [problem for problem in problems if problem.code.startswith("LS110")]
+    keys = {problem.params.get("key") for problem in missing}
+    paths = {problem.params.get("path") for problem in missing}
+    return [
+        problem
+        for problem in problems
+        if not keys & REPEATS.get(problem.code, set())
+        and not (problem.code in ("LS2100", "LS2102") and problem.params["path"] in paths)
+    ]
 
 
 def check_paths(machine: Machine, config: RunConfig) -> list[Problem]:
