@@ -76,6 +76,15 @@ def test_text_of_a_row_cannot_command_the_terminal(data):
     assert "]0;owned" in shown
 
 
+def test_no_character_is_cut_in_half_where_an_example_is(data):
+    """Half a character looks like damage that is not there."""
+    for prompt in ("@", "@@", "@@@", "龘" * 40):
+        write(data, [{"prompt": prompt, "completion": "龘" * 60}])
+        shown = "\n".join(check(data)[0].lines())
+        assert "龘⟧…" in shown
+        assert "\N{REPLACEMENT CHARACTER}" not in shown
+
+
 def test_bad_rows_stop_the_run_and_leave_no_table(data):
     write(data, [*ROWS[:3], {"prompt": "no answer"}, *ROWS[3:]])
     problems = wrong(data)
@@ -136,6 +145,7 @@ def test_nothing_to_learn_is_an_error(data):
     write(data, [{"prompt": "on and on " * 100, "completion": f"{n}"} for n in range(12)])
     report, problems = check(data)
     assert codes(problems) == ["LS2208", "LS2213"]
+    assert "of 12 rows" in render(problems[0])
     assert [problem.severity for problem in problems] == ["error", "warning"]
     assert report.plan is None
     assert report.total_steps == 0

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SHOWN_TOKENS = 160
 """Tokens of the example at most: half of them around the first place that is learnt."""
+HALF = "\N{REPLACEMENT CHARACTER}"
 COLOUR, PLAIN = ("\x1b[32m", "\x1b[0m"), ("⟦", "⟧")
 
 
@@ -129,10 +130,12 @@ def _marked(report: TextReport, ids: np.ndarray, targets: np.ndarray) -> str:
     edges = [0, *(np.flatnonzero(np.diff(targets.astype(np.int8))) + 1).tolist(), len(ids)]
     parts = ["…"] if start else []
     for left, right in pairwise(edges):
+        text = tokenizer.decode(ids[left:right])
+        # A token at the edge of what is shown may be a part of a character.
+        text = text.lstrip(HALF) if start and not left else text
+        text = text.rstrip(HALF) if start + len(ids) < length and right == len(ids) else text
         # Text of a file goes to the terminal: what could command it is shown as a space.
-        text = "".join(
-            char if char == "\n" or char.isprintable() else " " for char in tokenizer.decode(ids[left:right])
-        )
+        text = "".join(char if char == "\n" or char.isprintable() else " " for char in text)
         parts.append(f"{begin}{text}{end}" if right > left and targets[left] else text)
     parts += ["…"] if start + SHOWN_TOKENS < length else []
     return "\n".join(f"    {line}" for line in "".join(parts).split("\n"))

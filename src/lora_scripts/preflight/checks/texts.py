@@ -176,7 +176,7 @@ def _learnt(report: TextReport) -> list[Problem]:
     """Something must be learnt, and so must be where an answer ends."""
     table, place = report.table, Location(report.source)
     if not report.plan or not int(table.loss_tokens[report.train].sum()):
-        return [Problem("LS2208", {"rows": len(table)}, place)]
+        return [Problem("LS2208", {"rows": sum(report.built.about["counts"].values())}, place)]
     found = []
     flags = table.flags[report.train]
     answers = (flags & (DOCUMENT | CUT)) == 0
