@@ -242,3 +242,34 @@ def test_a_list_in_a_file_of_lines_is_one_error(tmp_path):
 def test_the_column_of_a_fault_is_where_it_stands(tmp_path):
     _, texts = read(write_jsonl(tmp_path / "a.jsonl", [GOOD, '{"messages": [1,]}']))
     assert (texts.problems[0].where.line, texts.problems[0].where.column) in [(2, 16), (2, 17)]
+
+
+def test_a_table_whose_answers_have_an_unknown_name_is_told_once_how_to_name_them(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("编号,问题,怎么说\n" + "1,何时？,很快。\n" * 5, encoding="utf-8")
+    _, texts = read(path)
+    assert [(p.code, p.where.line) for p in texts.problems] == [("LS2116", 2)]
+    assert "columns: {completion: 怎么说}" in render(texts.problems[0], "zh")
+    assert len(read(path, columns={"completion": "怎么说"})[0]) == 5
+
+
+def test_rows_of_lines_that_lack_their_answers_are_all_named(tmp_path):
+    bad, good = {"id": "7", "question": "When?"}, {"id": "7", "question": "When?", "answer": "Soon."}
+    assert faults(tmp_path, good, bad, bad, good, bad) == [("LS2116", 2), ("LS2116", 3), ("LS2116", 5)]
+
+
+@pytest.mark.parametrize(
+    ("role", "near"),
+    [("answer", "completion"), ("question", "prompt"), ("输出", "completion"), ("instruction", "prompt")],
+)
+def test_a_columns_name_on_the_wrong_side_is_told_what_it_holds(tmp_path, role, near):
+    _, texts = read(write_jsonl(tmp_path / "a.jsonl", [GOOD]), columns={role: "messages"})
+    assert [(p.code, p.params["near"]) for p in texts.problems] == [("LS2115", near)]
+
+
+def test_objects_over_several_lines_are_one_error(tmp_path):
+    path = tmp_path / "a.jsonl"
+    for rows in ([GOOD] * 3, [{"question": "When?", "answer": "Soon."}] * 3):
+        path.write_text("\n".join(json.dumps(row, indent=2) for row in rows), encoding="utf-8")
+        examples, texts = read(path)
+        assert (examples, [(p.code, p.where.line) for p in texts.problems]) == ([], [("LS2164", 1)])

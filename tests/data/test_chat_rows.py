@@ -41,6 +41,8 @@ SINGLE = {
         {"question": "When?", "answer": "Soon."},
         {"问题": "When?", "回答": "Soon."},
         {"问": "When?", "答": "Soon."},
+        {"提问": "When?", "答复": "Soon."},
+        {"問題": "When?", "回應": "Soon."},
         {"query": "When?", "response": "Soon."},
     ],
 }  # fmt: skip

@@ -21,7 +21,8 @@ SHOWN = 200
 
 
 def rows_of_lines(lines: Iterable[tuple[int, str]]) -> Iterator[RawRow]:
-    """One object per line; blank lines are passed over. A list in a ``.jsonl`` file is one fault."""
+    """One object per line; blank lines are passed over. A list in a ``.jsonl`` file is one fault, and so
+    are objects over several lines."""
     first = True
     for line, text in lines:
         if not text or text.isspace():
@@ -34,6 +35,9 @@ def rows_of_lines(lines: Iterable[tuple[int, str]]) -> Iterator[RawRow]:
                 return
             position = error.pos if isinstance(error, json.JSONDecodeError) else 0
             code = _code(text, position, error)
+            if first and text.strip() == "{":
+                yield line, RowFault("LS2164"), text
+                return
             value = RowFault(code, at_column=position + 1, **_around(text, position))
         if first and isinstance(value, list) and _LIST_OF_OBJECTS.match(text):
             yield line, RowFault("LS2123"), text

@@ -17,10 +17,11 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "messages": ("messages", "conversations", "conversation", "消息", "对话"),
     "instruction": ("instruction", "指令"),
     "prompt": ("prompt", "提示", "提示词"),
-    "question": ("question", "query", "问题", "问", "提问"),
-    "input": ("input", "context", "输入", "上下文"),
+    "question": ("question", "query", "问题", "问", "提问", "問題"),
+    "input": ("input", "context", "输入", "上下文", "輸入"),
     "completion": (
         "completion", "response", "output", "answer", "回答", "答", "答案", "输出", "回复", "补全",
+        "答复", "回应", "输出结果", "輸出", "答覆", "回覆", "回應",
     ),
     "system": ("system", "system_prompt", "系统", "系统提示"),
     "history": ("history", "历史"),
@@ -50,7 +51,8 @@ def layout_of(keys: Sequence[str], overrides: Mapping[str, str]) -> Layout:
     """What rows with these keys are. ``overrides``: role -> column, the user's own word.
 
     A layout may lack a column that its form needs. Raises RowFault: LS2114 a column that was named is not
-    there, LS2117 one is there twice, LS2112 one is probably misspelled, LS2111 none is known.
+    there, LS2117 one is there twice, LS2112 one is probably misspelled, LS2116 one that is needed may have a
+    name of its own, LS2111 none is known.
     """
     check_names(keys, overrides)
     found = _named(keys, overrides)
@@ -66,6 +68,10 @@ def layout_of(keys: Sequence[str], overrides: Mapping[str, str]) -> Layout:
         _look_for_misspelled(keys, found, missing)
     if form is None:
         raise RowFault("LS2111", keys=listing(list(keys), 12) or "{}")
+    others = [key for key in keys if key.strip() and key not in found.values()]
+    if missing and others:
+        role = "prompt" if missing[-1] in _ASKING else missing[-1]
+        raise RowFault("LS2116", role=role, column=printable(others[-1]), keys=listing(list(keys), 12))
     return Layout(form, columns, asking)
 
 
@@ -132,6 +138,12 @@ def _missing(form: str | None, columns: Mapping[str, str]) -> tuple[str, ...]:
         return ()
     wanted = () if "prompt" in columns else tuple(_ASKING)
     return wanted if "completion" in columns else (*wanted, "completion")
+
+
+def role_called(name: str) -> str | None:
+    """What a column of this name holds, as ``columns:`` calls it."""
+    role = next((role for role, names in NAMES.items() if name.strip().lower() in names), None)
+    return "prompt" if role in _ASKING else role
 
 
 def _look_for_misspelled(keys: Sequence[str], found: Mapping[str, str], missing: Sequence[str]) -> None:

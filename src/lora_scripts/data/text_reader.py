@@ -21,6 +21,7 @@ from .text_turns import kind_of
 KINDS = 1000
 """Different sets of columns of one file that are remembered."""
 _SHOWN = 200
+_OF_ALL = ("LS2111", "LS2112", "LS2114", "LS2117")
 
 
 @dataclass
@@ -92,7 +93,8 @@ class FileReader:
         if fault.code == "LS2141" and self.found is not None and self.found.damaged:
             fault = RowFault("LS2163")
         again = False
-        if fault.code in ("LS2111", "LS2112", "LS2114", "LS2117") and isinstance(value, Mapping):
+        alike = fault.code == "LS2116" and self.path.suffix.lower() in (".csv", ".tsv")
+        if (alike or fault.code in _OF_ALL) and isinstance(value, Mapping):
             keys = tuple(value)
             again = keys in self._strange
             if len(self._strange) < KINDS:

@@ -14,7 +14,7 @@ from ..core.lookup import did_you_mean
 from ..core.problems import Location, Problem, ProblemsError
 from .chat import TextExample
 from .row_faults import Findings, RowFault
-from .text_columns import ROLES, Layout
+from .text_columns import ROLES, Layout, role_called
 from .text_files import printable, read_text
 from .text_forms import convert
 from .text_lines import Scan, scan
@@ -164,7 +164,7 @@ def _check_roles(source: TextSource) -> list[Problem]:
             "LS2115",
             {
                 "role": printable(role),
-                "near": did_you_mean(role, ROLES) or "prompt",
+                "near": role_called(role) or did_you_mean(role, ROLES) or "prompt",
                 "roles": ", ".join(ROLES),
             },
             Location(source.path),
