@@ -62,7 +62,7 @@ def test_rows_left_in_the_old_order_are_caught(tmp_path, llama, monkeypatch):
     monkeypatch.setattr(gguf_adapter, "to_pairs", lambda rows, heads: rows)
     with pytest.raises(ProblemsError) as error:
         export_gguf(None, [str(llama.lora)], tmp_path / "a.gguf")
-    assert codes(error) == {"LS4305"}
+    assert codes(error) == {"LS4320"}
     assert list(tmp_path.iterdir()) == []
 
 

@@ -109,7 +109,7 @@ def test_a_wrong_sum_is_caught_and_nothing_is_left(tmp_path, llama, monkeypatch)
     monkeypatch.setattr(merged_weights, "merged", lambda weight, layer, strength: real(weight, layer, 1.5))
     with pytest.raises(ProblemsError) as error:
         merge(None, [str(llama.lora)], tmp_path / "m")
-    assert codes(error) == {"LS4305"}
+    assert codes(error) == {"LS4320"}
     assert list(tmp_path.iterdir()) == []
 
 

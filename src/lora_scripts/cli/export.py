@@ -42,6 +42,7 @@ def export(
     else:
         typer.echo(say("export.written.adapter", path=done.path, count=done.count))
     largest, relative = f"{done.difference.largest:.2g}", f"{done.difference.relative:.2g}"
+    typer.echo(say("text.proven.weights", difference=f"{done.weights:.2g}"))
     typer.echo(say("text.proven", largest=largest, relative=relative))
     typer.echo(say("export.modelfile", path=done.modelfile))
     if not done.template:

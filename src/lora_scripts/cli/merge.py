@@ -40,6 +40,7 @@ def merge(
     if (figures := done.difference) is None:
         typer.echo(say("merge.unproven"))
         return
+    typer.echo(say("text.proven.weights", difference=f"{done.weights:.2g}"))
     typer.echo(
         say("text.proven", largest=f"{figures.largest:.2g}", relative=f"{figures.relative:.2g}"),
     )

@@ -144,6 +144,12 @@ class MergedWeights:
                 total += strength * delta(layer, full, self.transposed.get(name))
         return total
 
+    def effect(self, name: str) -> Tensor | None:
+        """What the adapters change in the weight, in float32; None where they do not touch it."""
+        if name not in self.plan:
+            return None
+        return self.get(name) - self.weights.get(self._source_of(name)).float()
+
     def check(self, base: str) -> None:
         """ProblemsError LS4306 where an adapter changes what the base does not have."""
         if self.missing:

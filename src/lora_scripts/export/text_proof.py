@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,8 @@ ALLOWED = {"float32": 1e-2, "bfloat16": 6e-2, "float16": 6e-2}
 differences of the order of one."""
 FLOOR = 1e-3
 """Share of the logits below which an adapter's effect counts as this much: rounding alone reaches 1e-6."""
+TRACE = 1e-5
+"""Share of a weight below which a change counts as this much: what float32 rounds off a sum of the two."""
 PROMPTS = (
     "What can I do when the kettle that I bought leaks?",
     "请用一句话介绍一下你自己。",
@@ -105,6 +107,38 @@ def bounded(difference: Difference, allowed: float, path: Path) -> Difference:
         params = {"path": str(path), "difference": f"{difference.relative:.3g}", "allowed": f"{allowed:g}"}
         raise ProblemsError(Problem("LS4305", params, Location(str(path))))
     return difference
+
+
+def same_effects(wearing: Any, effect: Callable[[str], Tensor | None], allowed: float, path: Path) -> float:
+    """The largest distance between what PEFT changes in a weight and ``effect`` of its name (None: nothing),
+    over the former's size. ProblemsError LS4320 where it is more than ``allowed``.
+
+    Logits in half precision cannot tell a weak adapter from none; this can, whatever the base's precision.
+    Left to the logits are DoRA and fused experts, whose changes PEFT does not give by themselves.
+    """
+    import torch
+    from peft.tuners.lora import LoraLayer
+
+    worst = 0.0
+    for name, layer in wearing.base_model.model.named_modules():
+        if not isinstance(layer, LoraLayer) or hasattr(layer, "parameter_name"):
+            continue
+        own: Any = layer
+        taken = [adapter for adapter in own.active_adapters if adapter in own.lora_A]
+        if not taken or any(own.use_dora.get(adapter) for adapter in taken):
+            continue
+        wanted = torch.stack([own.get_delta_weight(n).detach().float().cpu() for n in taken]).sum(0)
+        size = float(wanted.norm()) + TRACE * float(own.get_base_layer().weight.detach().float().norm())
+        got = effect(f"{name}.weight")
+        distance = float((wanted - (0 if got is None else got.cpu())).norm())
+        share = distance / size if size else distance
+        if not share <= allowed:
+            params = {
+                "path": str(path), "layer": name, "difference": f"{share:.3g}", "allowed": f"{allowed:g}"
+            }  # fmt: skip
+            raise ProblemsError(Problem("LS4320", params, Location(str(path))))
+        worst = max(worst, share)
+    return worst
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lora_scripts.core.catalogue import say
 from lora_scripts.core.files import sync_folder, write_atomic
@@ -30,11 +30,12 @@ from lora_scripts.export.text_proof import (
     compare,
     encode,
     next_token_logits,
+    same_effects,
     worn,
 )
 from lora_scripts.families._components import quiet_libraries
 
-from .merge import Parts, adapter_logits, by_files, by_module, load_base, open_parts, tokenizer_of
+from .merge import Parts, adapter_worth, by_files, by_module, load_base, open_parts, tokenizer_of
 
 MODELFILE = "Modelfile"
 MARK = "# lora-scripts"
@@ -46,7 +47,8 @@ ALLOWED = {"f32": 1e-2, "f16": 6e-2, "bf16": 6e-2, "q8_0": 1e-1}
 class GgufExport:
     """``count``: adapted layers, or tensors of a merged model. ``numbers``: largest relative distance of a
     tensor read back, of a merged model. ``template``: whether the Modelfile has a chat template of its own.
-    ``difference``: of next-token logits between the base wearing the adapter and the file."""
+    ``difference``: of next-token logits between the base wearing the adapter and the file. ``weights``: of
+    what the adapter changes in a weight, PEFT's way and the file's (before rounding, of a merged model)."""
 
     path: Path
     merged: bool
@@ -55,6 +57,7 @@ class GgufExport:
     template: bool
     difference: Difference
     numbers: float = 0.0
+    weights: float = 0.0
 
 
 def export_gguf(
@@ -83,14 +86,15 @@ def export_gguf(
     made = _model if merged else _adapter
     unproven = output.with_name(f".tmp-{os.getpid()}-{output.stem}.gguf")
     try:
-        count, numbers, difference, ends = made(parts, config, tokenizer, unproven, output, outtype)
+        done = made(parts, config, tokenizer, unproven, output, outtype)
         os.replace(unproven, output)
     finally:
         unproven.unlink(missing_ok=True)
     sync_folder(output.parent)
-    shape = chat_shape(tokenizer, ends)
+    shape = chat_shape(tokenizer, done.ends)
     file = _write_modelfile(output, parts, shape, merged)
-    return GgufExport(output, merged, count, file, shape.template is not None, difference, numbers)
+    template = shape.template is not None
+    return GgufExport(output, merged, done.parts, file, template, done.difference, done.numbers, done.weights)
 
 
 def _ends(module: Any) -> list[int]:
@@ -99,7 +103,12 @@ def _ends(module: Any) -> list[int]:
     return [told] if isinstance(told, int) else list(told or [])
 
 
-Made = tuple[int, float, Difference, list[int]]
+class Made(NamedTuple):
+    parts: int
+    numbers: float
+    weights: float
+    difference: Difference
+    ends: list[int]
 
 
 def _adapter(
@@ -120,6 +129,12 @@ def _adapter(
     named = name_map(architecture(str(config["model_type"])), int(config["num_hidden_layers"]))
     with worn(module, [(one.adapter.path, one.strength)]) as wearing, torch.no_grad():
         wanted = next_token_logits(wearing, ids)
+
+        def effect(weight: str) -> torch.Tensor | None:
+            pair = read.get(str(named(weight)))
+            return pair and pair[1] @ pair[0]
+
+        weights = same_effects(wearing, effect, ALLOWED[kind], output)
         for name, layer in wearing.base_model.model.named_modules():
             if f"{NAME}0" in getattr(layer, "lora_A", {}):
                 first, second = read[str(named(f"{name}.weight"))]
@@ -127,7 +142,8 @@ def _adapter(
                 layer.lora_B[f"{NAME}0"].weight.copy_(second)
                 layer.scaling[f"{NAME}0"] = 1.0
         got = next_token_logits(wearing, ids)
-    return count, 0.0, _judged(wanted, got, bare, parts, kind, output), _ends(module)
+    difference = _judged(wanted, got, bare, parts, kind, output)
+    return Made(count, 0.0, weights, difference, _ends(module))
 
 
 def _by_transformers(file: Path, parts: Parts) -> Any:
@@ -171,7 +187,7 @@ def _model(
     model = load_base(parts)
     ids, ends = encode(tokenizer), _ends(model.predictor)
     weights = by_files(parts) or by_module(parts, model)
-    bare, wanted = adapter_logits(parts, model, ids)
+    worth = adapter_worth(parts, model, ids, weights, output)
     settings = {
         **config,
         "tie_word_embeddings": bool(config.get("tie_word_embeddings")) and not weights.untied,
@@ -186,7 +202,8 @@ def _model(
         module = model.predictor
         fill_from_gguf(file, module, settings)
     got = next_token_logits(module, ids)
-    return count, numbers, _judged(wanted, got, bare, parts, kind, output), ends
+    difference = _judged(worth.wanted, got, worth.bare, parts, kind, output)
+    return Made(count, numbers, worth.weights, difference, ends)
 
 
 def _system(parts: Parts) -> str | None:

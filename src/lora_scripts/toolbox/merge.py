@@ -29,6 +29,7 @@ from lora_scripts.export.text_proof import (
     compare,
     encode,
     next_token_logits,
+    same_effects,
     worn,
 )
 from lora_scripts.families._source import Source, find, resolve
@@ -64,13 +65,14 @@ class Parts:
 class Merged:
     """``folder`` holds ``layers`` changed weights. ``dequantised``: the base was a GGUF file. ``difference``:
     of the next-token logits of the base wearing the adapters and of the folder, read again; None where no
-    proof was asked for."""
+    proof was asked for. ``weights``: of what the adapters change in a weight, PEFT's way and ours."""
 
     folder: Path
     layers: int
     dtype: str
     dequantised: bool
     difference: Difference | None
+    weights: float = 0.0
 
 
 def parse_worn(text: str) -> Worn:
@@ -135,12 +137,25 @@ def load_base(parts: Parts) -> TextModel:
     return model
 
 
-def adapter_logits(parts: Parts, model: TextModel, ids: Sequence[Sequence[int]]) -> tuple[Any, Any]:
-    """(P, V) twice: the bare base's, and with every adapter on it through PEFT's own loader."""
+@dataclass(frozen=True)
+class Worth:
+    """What a file has to reach: (P, V) logits of the ``bare`` base and of the base that wears every adapter
+    through PEFT's own loader. ``weights``: how far its changes of weights are from the plan's."""
+
+    bare: Any
+    wanted: Any
+    weights: float
+
+
+def adapter_worth(
+    parts: Parts, model: TextModel, ids: Sequence[Sequence[int]], plan: MergedWeights, output: Path
+) -> Worth:
+    """ProblemsError LS4320 where ``plan``, which is to become ``output``, changes other than PEFT does."""
     module = model.predictor
     bare = next_token_logits(module, ids)
     with worn(module, [(w.adapter.path, w.strength) for w in parts.worn]) as wearing:
-        return bare, next_token_logits(wearing, ids)
+        weights = same_effects(wearing, plan.effect, ALLOWED["float32"], output)
+        return Worth(bare, next_token_logits(wearing, ids), weights)
 
 
 def by_files(parts: Parts) -> MergedWeights | None:
@@ -187,7 +202,7 @@ def merge(
     plan = files if files is not None or model is None else by_module(parts, model)
     assert plan is not None
     ids = encode(tokenizer)
-    bare, wanted = adapter_logits(parts, model, ids) if proven and model is not None else (None, None)
+    worth = adapter_worth(parts, model, ids, plan, output) if proven and model is not None else None
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.parent / f".tmp-{os.getpid()}-{output.name}"
     try:
@@ -200,7 +215,7 @@ def merge(
             assert model is not None
             _write_module(temporary, parts, model, plan)
             del model
-        difference = _proven(temporary, parts, ids, bare, wanted) if proven else None
+        difference = _proven(temporary, parts, ids, worth) if worth else None
         if output.is_dir():
             output.rmdir()
         temporary.rename(output)
@@ -208,16 +223,17 @@ def merge(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     kind = str(parts.dtype).removeprefix("torch.")
-    return Merged(output, len(plan.plan), kind, parts.source.kind == "gguf", difference)
+    weights = worth.weights if worth else 0.0
+    return Merged(output, len(plan.plan), kind, parts.source.kind == "gguf", difference, weights)
 
 
-def _proven(folder: Path, parts: Parts, ids: Any, bare: Any, wanted: Any) -> Difference:
+def _proven(folder: Path, parts: Parts, ids: Any, worth: Worth) -> Difference:
     source = resolve(str(folder))
     family: Any = find("auto", source)
     again = family.load(source, dtype=parts.dtype, packing=False)
     got = next_token_logits(again.predictor, ids)
     allowed = ALLOWED[str(parts.coarser).removeprefix("torch.")]
-    return bounded(compare(wanted, got, bare, parts.coarser), allowed, folder)
+    return bounded(compare(worth.wanted, got, worth.bare, parts.coarser), allowed, folder)
 
 
 def _write_files(
