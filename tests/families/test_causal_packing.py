@@ -57,6 +57,35 @@ def test_a_pack_gives_what_the_library_gives_row_by_row(tmp_path, kind):
             assert (logits[start:stop] - expected).abs().max() <= 1e-5
 
 
+PLACED: dict[str, dict[str, Any]] = {
+    "gpt_bigcode": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": max(LENGTHS)},
+    "phi3": {
+        "original_max_position_embeddings": max(LENGTHS),
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "short_factor": [1.0] * 8,
+            "long_factor": [9.0] * 8,
+        },
+    },
+}
+"""Rotary positions tell distances alone. These tell where a token stands: by a table with an entry for each
+place of the longest row, and by factors that change where a sequence is longer than that."""
+
+
+@pytest.mark.parametrize("kind", PLACED)
+def test_positions_begin_anew_with_each_row(tmp_path, kind):
+    model = load(small.write_model(tmp_path, kind, **PLACED[kind]))
+    own = own_eager(tmp_path)
+    assert model.packing
+    got = model.family.predict(model, model.family.collate(model, items(rows())))
+    expected = [
+        own(row[None], use_cache=False).logits[0].log_softmax(-1)[:-1].gather(1, row[1:, None]).squeeze(1)
+        for row in rows()
+    ]
+    torch.testing.assert_close(got, torch.cat(expected), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])
 def test_padded_rows_give_the_same(tmp_path, kind):
     model = load(small.write_model(tmp_path, kind))

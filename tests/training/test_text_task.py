@@ -1,0 +1,67 @@
+"""What the text task does before the first step with rows that could see each other."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from lora_scripts.core.catalogue import render, use_language
+from lora_scripts.core.problems import Problem
+from lora_scripts.training.text_task import PROBE_ROWS, PROBE_TOKENS, _isolation
+
+
+@pytest.fixture(autouse=True)
+def english():
+    use_language("en")
+    yield
+    use_language(None)
+
+
+class Family:
+    """Rows of its models see each other or do not; it keeps those that it was asked about."""
+
+    def __init__(self, isolated):
+        self.isolated = isolated
+        self.tried = []
+
+    def packing_is_isolated(self, model, rows):
+        self.tried = rows
+        return self.isolated
+
+
+def opened(family, *, packs=True, wanted=True, count=5):
+    """The model after the rows were tried, and what was said."""
+    model = SimpleNamespace(packing=packs, description=SimpleNamespace(model_type="made_up"))
+    row = SimpleNamespace(ids=np.arange(100), targets=np.ones(100, bool), rejected_ids=None)
+    report = SimpleNamespace(table=SimpleNamespace(row=lambda number: row), train=np.arange(count))
+    notes = _isolation(family, model, report, SimpleNamespace(packing=wanted))
+    return model, [note.text for note in notes]
+
+
+def test_rows_that_see_themselves_only_stay_packed():
+    family = Family(isolated=True)
+    model, said = opened(family)
+    assert model.packing
+    assert len(said) == 1
+    assert [len(row) for row in family.tried] == [PROBE_TOKENS] * PROBE_ROWS
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_rows_that_see_each_other_are_padded_and_it_is_said(packs):
+    """Whether that was found when the model was loaded, or on the user's rows alone."""
+    model, said = opened(Family(isolated=not packs), packs=packs)
+    assert not model.packing
+    assert said == [render(Problem("LS5008", {"family": "made_up"}, severity="warning"))]
+
+
+def test_too_few_rows_leave_it_at_the_try_on_made_up_ones():
+    family = Family(isolated=False)
+    model, _ = opened(family, count=PROBE_ROWS - 1)
+    assert model.packing
+    assert not family.tried
+
+
+def test_nothing_is_tried_or_said_where_rows_are_padded_anyway():
+    family = Family(isolated=False)
+    assert opened(family, packs=False, wanted=False)[1] == []
+    assert not family.tried
