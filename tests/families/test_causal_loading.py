@@ -241,6 +241,35 @@ def test_presets_know_the_layers_of_each_architecture(kind):
     assert all(re.search(r"attn|attention|mixer", name) for name in attention)
 
 
+MAMBAS: dict[str, dict[str, Any]] = {
+    "mamba": {"state_size": 8},
+    "mamba2": {"num_heads": 8, "head_dim": 16, "state_size": 16, "n_groups": 1, "expand": 2},
+    "jamba": {"num_experts": 2, "mamba_d_state": 8, "attn_layer_period": 2, "attn_layer_offset": 1},
+}
+
+
+@pytest.mark.parametrize("kind", MAMBAS)
+def test_layers_whose_weights_a_mixer_takes_past_them_are_not_adapted(tmp_path, kind):
+    """An adapter there would learn nothing, and for some of them PEFT refuses to load it."""
+    from lora_scripts.adapters.attach import attach
+    from lora_scripts.adapters.spec import AdapterSpec
+
+    model = load(small.write_model(tmp_path, kind, **MAMBAS[kind]))
+    adapter = attach(model, AdapterSpec(rank=4, alpha=8, targets="auto"), seed=0)
+    for parameter in adapter.parameters.values():
+        parameter.data.normal_(std=0.1)
+    batch = model.family.collate(
+        model, [{"ids": torch.arange(20, 60), "targets": torch.ones(40, dtype=torch.bool)}]
+    )
+    model.family.predict(model, batch).sum().backward()
+    assert adapter.parameters
+    assert all(p.grad is not None and p.grad.any() for p in adapter.parameters.values())
+    assert not [name for name in adapter.layers if name.endswith(("x_proj", "dt_proj", "out_proj"))]
+    with pytest.raises(ProblemsError) as caught:
+        attach(model, AdapterSpec(rank=4, alpha=8, targets=("out_proj",)), seed=0)
+    assert caught.value.problems[0].code == "LS4022"
+
+
 def write_gguf(folder: Path, path: Path) -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

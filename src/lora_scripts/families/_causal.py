@@ -5,14 +5,15 @@ A family of its own derives from ``CausalFamily`` and overrides ``config``, ``to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from . import _language_loading as loading
 from ._base import Batch, Component, Draw, Item, Sheet, TextDescription, TextModel
 from ._source import Source
-from ._text_targets import PRESETS
+from ._text_targets import PASSED_BY, PRESETS
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +35,18 @@ def causal_sheet(name: str, title: str) -> Sheet:
         default_preset="all-linear",
         supports={"gradient_checkpointing": True, "packing": True, "quantization": True},
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalDescription(TextDescription):
+    @cached_property
+    def modules(self) -> Mapping[str, Mapping[str, tuple[int, ...]]]:
+        """As of every description, less what would learn nothing: see ``PASSED_BY``."""
+        own = super().modules
+        return {
+            part: {name: shape for name, shape in shapes.items() if not PASSED_BY.fullmatch(name)}
+            for part, shapes in own.items()
+        }
 
 
 @dataclass(kw_only=True)
@@ -85,7 +98,7 @@ class CausalFamily:
 
     def _described(self, source: Source, config: Any) -> TextDescription:
         text = config.get_text_config()
-        return TextDescription(
+        return CausalDescription(
             source=source,
             family=self.sheet.name,
             fingerprint=loading.fingerprint(source, config),

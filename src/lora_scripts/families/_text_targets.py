@@ -11,6 +11,10 @@ _NEVER = r"(?!.*(?:vision|visual|audio|image|multi_modal|router|indexer))"
 """Parts that see and hear, and what sends tokens to experts or picks keys: training it unbalances them."""
 _ROUTERS = r"(?!(?:gate|shared_expert_gate|wg)$)"
 
+PASSED_BY = re.compile(r".+\.(?:mamba|mixer)\.(?:x_proj|dt_proj|out_proj)")
+"""Layers of a state-space mixer whose weights its kernels take without calling the layer. An adapter there
+never learns, and PEFT refuses to load some of them."""
+
 ATTENTION = (
     "q_proj",
     "k_proj",
