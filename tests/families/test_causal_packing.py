@@ -184,6 +184,8 @@ def test_plain_products_in_half_precision_equal_sdpa(monkeypatch, window, keep):
     parts = [torch.randn(shape, generator=drawn).bfloat16() for shape in shapes]
     half = [part.clone().transpose(1, 2).requires_grad_() for part in parts]
     full = [part.float().transpose(1, 2).requires_grad_() for part in parts]
+    # A layer before this one may have had another window over the same rows.
+    _plain_attention.plain()(*half, pack, 0.3, 5 if window is None else None)
     got = _plain_attention.plain()(*half, pack, 0.3, window)
     expected = torch.cat(
         [
@@ -242,3 +244,33 @@ def test_kept_activations_can_wait_elsewhere(tmp_path, monkeypatch):
         gradients.append(weight.grad)
     assert used == [{"pin_memory": False}]
     torch.testing.assert_close(*gradients, rtol=0, atol=0)
+
+
+def test_rows_longer_than_a_chunk_are_padded(tmp_path):
+    """Known before the first step, not when the first of them comes."""
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 1, "intermediate_size_mlp": 64}
+    model = load(small.write_model(tmp_path, "llama4_text", attention_chunk_size=32, **experts))
+    assert model.packing
+    short = [row[:12] for row in rows() if len(row) > 12]
+    assert model.family.packing_is_isolated(model, short, 32)
+    assert not model.family.packing_is_isolated(model, short, 33)
+    with pytest.raises(_packed_attention.NotPackableError):
+        model.family.predict(model, model.family.collate(model, items(rows())))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"is_causal": False},
+        {"attention_mask": torch.ones(1, 1, 9, 9, dtype=torch.bool)},
+        {"position_bias": torch.zeros(1, 4, 9, 9)},
+        {"query": torch.zeros(1, 4, 8, 16)},
+    ],
+)
+def test_what_a_pack_cannot_have_is_refused(asked):
+    part = torch.zeros(1, 4, 9, 16)
+    given = {"query": part, "key": part, "value": part, "attention_mask": None}
+    with _packed_attention.packed((0, 4, 9)):
+        _packed_attention.attention(torch.nn.Module(), **given)
+        with pytest.raises(_packed_attention.NotPackableError):
+            _packed_attention.attention(torch.nn.Module(), **(given | asked))

@@ -24,8 +24,8 @@ class Family:
         self.isolated = isolated
         self.tried = []
 
-    def packing_is_isolated(self, model, rows):
-        self.tried = rows
+    def packing_is_isolated(self, model, rows, longest):
+        self.tried, self.longest = rows, longest
         return self.isolated
 
 
@@ -33,7 +33,8 @@ def opened(family, *, packs=True, wanted=True, count=5):
     """The model after the rows were tried, and what was said."""
     model = SimpleNamespace(packing=packs, description=SimpleNamespace(model_type="made_up"))
     row = SimpleNamespace(ids=np.arange(100), targets=np.ones(100, bool), rejected_ids=None)
-    report = SimpleNamespace(table=SimpleNamespace(row=lambda number: row), train=np.arange(count))
+    table = SimpleNamespace(row=lambda number: row, lengths=np.array([100] * count + [120]))
+    report = SimpleNamespace(table=table, train=np.arange(count), validation=np.array([count]))
     notes = _isolation(family, model, report, SimpleNamespace(packing=wanted))
     return model, [note.text for note in notes]
 
@@ -42,8 +43,9 @@ def test_rows_that_see_themselves_only_stay_packed():
     family = Family(isolated=True)
     model, said = opened(family)
     assert model.packing
-    assert len(said) == 1
+    assert "3" in said[0]
     assert [len(row) for row in family.tried] == [PROBE_TOKENS] * PROBE_ROWS
+    assert family.longest == 120  # of those that are held out, too
 
 
 @pytest.mark.parametrize("packs", [True, False])
@@ -54,11 +56,11 @@ def test_rows_that_see_each_other_are_padded_and_it_is_said(packs):
     assert said == [render(Problem("LS5008", {"family": "made_up"}, severity="warning"))]
 
 
-def test_too_few_rows_leave_it_at_the_try_on_made_up_ones():
-    family = Family(isolated=False)
-    model, _ = opened(family, count=PROBE_ROWS - 1)
-    assert model.packing
-    assert not family.tried
+def test_where_there_are_few_rows_they_are_tried_several_times():
+    family = Family(isolated=True)
+    _, said = opened(family, count=1)
+    assert len(family.tried) == PROBE_ROWS
+    assert "1" in said[0]
 
 
 def test_nothing_is_tried_or_said_where_rows_are_padded_anyway():

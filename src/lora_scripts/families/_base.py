@@ -380,8 +380,9 @@ class TextFamily(Family, Protocol):
         """``offload`` keeps what is saved between layers in the computer's memory."""
         ...
 
-    def packing_is_isolated(self, model: Any, rows: Sequence[Any]) -> bool:
-        """Whether rows (of token numbers) that are laid end to end leave each other alone, tried out."""
+    def packing_is_isolated(self, model: Any, rows: Sequence[Any], longest: int) -> bool:
+        """Whether rows (of token numbers) that are laid end to end leave each other alone, tried out on
+        these; ``longest``: tokens of the longest row that is to come."""
         ...
 
     def hits(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:

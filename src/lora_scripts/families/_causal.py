@@ -184,9 +184,11 @@ class CausalFamily:
             states = _states(model, batch).flatten(0, 1).index_select(0, at)
             return hits(states, labels, model.head)
 
-    def packing_is_isolated(self, model: Any, rows: Sequence[Any]) -> bool:
-        """Whether these rows of token ids, at least three, see themselves only when laid end to end."""
-        return packing_is_isolated(model, rows)
+    def packing_is_isolated(self, model: Any, rows: Sequence[Any], longest: int) -> bool:
+        """Whether these rows of token ids, at least three, see themselves only when laid end to end, and
+        would if they were as long as the ``longest``: a model that attends in chunks packs what fits one."""
+        chunk = getattr(model.predictor.config.get_text_config(), "attention_chunk_size", None)
+        return (chunk is None or longest <= chunk) and packing_is_isolated(model, rows)
 
     def set_gradient_checkpointing(self, model: Any, on: bool, offload: bool = False) -> None:
         """Recomputes each block in the backward pass. ``offload``: what is kept for it, block inputs or all

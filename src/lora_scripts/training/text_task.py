@@ -205,9 +205,12 @@ def _isolation(family: TextFamily, model: TextModel, report: TextReport, config:
     """Rows that are laid end to end must not see each other: tried out on the user's own, on this model."""
     if not config.packing:
         return []
-    rows = [item_of(report.table.row(int(n)))["ids"][:PROBE_TOKENS] for n in report.train[:PROBE_ROWS]]
-    if model.packing and (len(rows) < PROBE_ROWS or family.packing_is_isolated(model, rows)):
-        return [Noted(code="", text=say("run.packing_isolated", rows=len(rows)))]
+    count, table = len(report.train), report.table
+    numbers = [int(report.train[n % count]) for n in range(PROBE_ROWS)]
+    rows = [item_of(table.row(number))["ids"][:PROBE_TOKENS] for number in numbers]
+    longest = max(int(table.lengths[part].max()) for part in (report.train, report.validation) if len(part))
+    if model.packing and family.packing_is_isolated(model, rows, longest):
+        return [Noted(code="", text=say("run.packing_isolated", rows=min(count, PROBE_ROWS)))]
     model.packing = False
     problem = Problem("LS5008", {"family": model.description.model_type}, severity="warning")
     return [Noted(code=problem.code, text=render(problem))]
