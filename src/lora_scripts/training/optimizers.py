@@ -32,7 +32,9 @@ def _adamw8bit(groups: list[dict[str, Any]], weight_decay: float) -> torch.optim
 def _adafactor(groups: list[dict[str, Any]], weight_decay: float) -> torch.optim.Optimizer:
     import torch
 
-    return torch.optim.Adafactor(groups, weight_decay=weight_decay, foreach=True)
+    # By its own second epsilon a step is a share of the weights' size, and second matrices start at zero:
+    # with 1 it is as long as the rate says, as it is of the others.
+    return torch.optim.Adafactor(groups, eps=(None, 1.0), weight_decay=weight_decay, foreach=True)
 
 
 def _prodigy(groups: list[dict[str, Any]], weight_decay: float) -> Any:
