@@ -147,6 +147,22 @@ def test_what_a_form_needs_is_missed_by_line(tmp_path, code, pair):
     assert faults(tmp_path, good, bad, good) == [(code, 2)]
 
 
+@pytest.mark.parametrize("thought", ["<think>\n\n</think>\n\n", " <think>Two and two.\nFour.</think>"])
+def test_reasoning_without_an_answer_behind_it_is_an_empty_answer(tmp_path, thought):
+    rows = [chat(turn("user"), turn("assistant", thought)), {"question": "When?", "answer": thought}]
+    for row in (*rows, {"prompt": "When?", "chosen": "Soon.", "rejected": thought}):
+        assert faults(tmp_path, row) == [("LS2131", 1)]
+    calls = [{"function": {"name": "find", "arguments": "{}"}}]
+    assert faults(tmp_path, chat(turn("user"), turn("assistant", thought, tool_calls=calls))) == []
+    assert faults(tmp_path, chat(turn("user"), turn("assistant", thought + "4" + thought))) == []
+
+
+def test_a_part_of_a_message_without_its_text_is_not_called_a_text(tmp_path):
+    row = chat(turn("user", [{"type": "text", "text": None}]), turn("assistant"))
+    _, texts = read(write_jsonl(tmp_path / "a.jsonl", [row]))
+    assert [(p.code, p.params["kind"]) for p in texts.problems] == [("LS2150", "null")]
+
+
 def test_all_bad_rows_are_named_at_once(tmp_path):
     found = faults(tmp_path, GOOD, "{", chat(turn("user")), GOOD, chat(), "{'a': 1}")
     assert found == [("LS2124", 2), ("LS2139", 3), ("LS2143", 5), ("LS2121", 6)]

@@ -12,7 +12,7 @@ from ..core.problems import Location
 from .chat import TextExample, Turn
 from .row_faults import RowFault
 from .text_columns import LABELS, Layout
-from .text_turns import check_order, from_json, is_sharegpt, kind_of, tools_of, turns_of
+from .text_turns import check_order, from_json, is_empty_answer, is_sharegpt, kind_of, tools_of, turns_of
 
 FORMS = (
     "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text", "preference",
@@ -76,8 +76,10 @@ class _Row:
             raise RowFault("LS2130", field=self.name(role))
         if not isinstance(value, str):
             raise RowFault("LS2140", field=self.name(role), kind=kind_of(value), wanted="string")
+        if role == "completion" and is_empty_answer(value):
+            raise RowFault("LS2131", field=self.name(role))
         if not value.strip():
-            raise RowFault("LS2131" if role == "completion" else "LS2132", field=self.name(role))
+            raise RowFault("LS2132", field=self.name(role))
         return value
 
     def optional(self, role: str) -> str:
@@ -179,7 +181,7 @@ def _answer(row: _Row, role: str) -> tuple[Turn, ...]:
     if isinstance(nested, list) and nested and isinstance(nested[0], Mapping):
         value = nested
     if isinstance(value, str):
-        if not value.strip():
+        if is_empty_answer(value):
             raise RowFault("LS2131", field=row.name(role))
         return (Turn("assistant", value),)
     return turns_of(value, row.name(role))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ _ROLES: Mapping[str, Role] = {
     "bot": "assistant", "助手": "assistant", CALL: "assistant",
     "tool": "tool", "observation": "tool", "function": "tool", "function_response": "tool", "工具": "tool",
 }  # fmt: skip
+_THOUGHT = re.compile(r"\s*<think>(?:(?!</think>).)*</think>\s*", re.DOTALL)
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 
 
@@ -38,6 +40,11 @@ def kind_of(value: object) -> str:
 
 def is_sharegpt(turn: object) -> bool:
     return isinstance(turn, Mapping) and "from" in turn and "role" not in turn
+
+
+def is_empty_answer(text: str) -> bool:
+    """Whether nothing is said in an answer, or nothing behind its reasoning."""
+    return not text.strip() or _THOUGHT.fullmatch(text) is not None
 
 
 def from_json(value: Any) -> Any:
@@ -102,8 +109,10 @@ def _turn(message: Any, place: str, number: int) -> tuple[Turn, bool]:
         raise RowFault("LS2144", field=content_place, turn=number)
     if is_call:
         calls, content = _tool_calls(from_json(content), content_place, number), ""
-    if not (content or "").strip() and not calls and role in ("user", "assistant"):
-        raise RowFault("LS2131" if role == "assistant" else "LS2132", field=content_place)
+    if role == "assistant" and not calls and is_empty_answer(content or ""):
+        raise RowFault("LS2131", field=content_place)
+    if role == "user" and not (content or "").strip():
+        raise RowFault("LS2132", field=content_place)
     reasoning = next((message[key] for key in _REASONING if message.get(key) is not None), None)
     if reasoning is not None and not isinstance(reasoning, str):
         raise RowFault("LS2140", field=f"{place}.reasoning", kind=kind_of(reasoning), wanted="string")
@@ -138,6 +147,7 @@ def _content(value: Any, field: str) -> str | None:
             parts.append(part["text"])
         else:
             kind = part.get("type") if isinstance(part, Mapping) else kind_of(part)
+            kind = kind_of(part.get("text")) if kind == "text" else kind
             raise RowFault("LS2150", field=field, kind=printable(str(kind)))
     return "".join(parts)
 
