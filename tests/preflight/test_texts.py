@@ -272,6 +272,17 @@ def test_files_are_mixed_by_weight(data):
     assert (times[files == 0].tolist(), times[files == 1].tolist()) == ([1] * 15, [2] * 10)
 
 
+def test_a_file_that_datasets_leaves_aside_is_named(data):
+    other = data.parent / "other.jsonl"
+    write(data, ROWS)
+    write(other, ROWS[:20])
+    _, problems = check(data, datasets=[{"path": str(other)}])
+    assert [(problem.code, problem.severity) for problem in problems] == [("LS2226", "warning")]
+    assert str(data) in render(problems[0])
+    assert check(data, datasets=[{"path": str(other)}, {"path": str(data)}])[1][0].code != "LS2226"
+    assert check(data, metadata_path=None, datasets=[{"path": str(other)}])[1] == []
+
+
 def pairs(count: int) -> list[dict]:
     return [
         {"prompt": f"Open on day {n}?", "chosen": f"Till six on {n}.", "rejected": "No."}

@@ -142,7 +142,7 @@ def check_texts(
     )
     problems += _learnt(report) + _objective_fits(config, table) + _in_vocabulary(report, description)
     problems += _long(built) + _repeated(table, shared, report.source) + _template(config, chat, built)
-    return report, problems
+    return report, problems + _left_aside(config)
 
 
 def _plan(config: RunConfig, table: TokenTable, train: np.ndarray) -> Plan | None:
@@ -228,6 +228,14 @@ def _repeated(table: TokenTable, shared: Repeats, source: str) -> list[Problem]:
             told = {"count": len(rows), "names": named(places)}
             found.append(Problem(code, told, Location(source), "warning"))
     return found
+
+
+def _left_aside(config: RunConfig) -> list[Problem]:
+    """A file that is named, and not read because ``datasets`` lists what is."""
+    file = config.metadata_path
+    if file is None or not config.datasets or file in [each.path for each in config.datasets]:
+        return []
+    return [Problem("LS2226", {"file": file}, severity="warning")]
 
 
 def _template(config: RunConfig, chat: Chat, built: Built) -> list[Problem]:
