@@ -154,6 +154,19 @@ def test_a_model_cannot_steer_the_terminal(chat, base, monkeypatch):
         assert chat("--base", base, *words, lines=lines).out.strip() == "]0;owned[2Jhi5m\nho"
 
 
+def test_ctrl_c_before_the_first_word_stops_the_answer_and_not_the_talk(chat, base, monkeypatch):
+    from lora_scripts.toolbox import talk
+
+    def interrupted(*_args, **_settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(talk, "stream_text", interrupted)
+    done = chat("--base", base, lines=["Hi", "/loras"])
+    assert done.code == 0
+    assert "(stopped)" in done.err
+    assert "no adapter is loaded" in done.err
+
+
 def test_paths_are_split_as_they_are_typed():
     assert _words('"C:\\my voices\\shop:0.5" pirate') == ["C:\\my voices\\shop:0.5", "pirate"]
     assert _words("D:\\voices\\new") == ["D:\\voices\\new"]

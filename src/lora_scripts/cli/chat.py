@@ -100,7 +100,9 @@ class Talk:
 
     def __init__(self, way: Way, aside: Any, settings: dict[str, Any]) -> None:
         from lora_scripts.toolbox.conversation import Conversation
+        from lora_scripts.toolbox.talk import stream_text
 
+        self.stream = stream_text
         self.way = way
         self.voices = way.voices
         self.aside = aside
@@ -157,21 +159,20 @@ class Talk:
         return _sound(line.rstrip("\r\n")) if line else None
 
     def answer(self, question: str) -> None:
-        """Asks and prints the answer as it comes. Ctrl-C stops it, a second one leaves."""
-        from lora_scripts.toolbox.talk import stream_text
-
+        """Asks and prints the answer as it comes. Ctrl-C stops it from the moment of asking, a second one
+        leaves."""
         if not question:
             return
         self.answers += 1
         settings = self.settings | {"seed": derive_seed(self.settings["seed"], "answer", self.answers)}
-        stream = stream_text(
-            self.voices.model,
-            self.conversation.turns(question),
-            **self.way.given(),
-            **settings,
-        )
-        said, whole = "", True
+        said, whole, stream = "", True, None
         try:
+            stream = self.stream(
+                self.voices.model,
+                self.conversation.turns(question),
+                **self.way.given(),
+                **settings,
+            )
             for piece in stream:
                 shown = piece if said else piece.lstrip()
                 said += shown
@@ -179,7 +180,8 @@ class Talk:
         except KeyboardInterrupt:
             whole = False
         finally:
-            _stop(stream)
+            if stream is not None:
+                _stop(stream)
         print(flush=True)
         if not whole:
             self.tell(say("chat.stopped"))
