@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lora_scripts.config.schema import RunConfig
-from lora_scripts.core.catalogue import exit_code, render
+from lora_scripts.core.catalogue import exit_code, fix, render
 from lora_scripts.core.problems import Problem
 from lora_scripts.preflight import machine as probing
 from lora_scripts.preflight.checks.paths import check_paths, looks_local, needed_disk, without_repeats
@@ -80,6 +80,14 @@ def test_each_wrong_path_gets_its_message(folder, keys, expected):
     found = problems(**keys)
     assert [render(problem, "en").startswith(expected) for problem in found] == [True], found
     assert exit_code(found) == 2
+
+
+@pytest.mark.parametrize(
+    ("task", "small"), [("text-generation", "builtin:demo-chat"), ("image-generation", "builtin:demo")]
+)
+def test_the_small_model_to_try_with_is_one_of_the_task(folder, task, small):
+    (problem,) = problems(base_model="./nowhere", task_type=task)
+    assert f"base_model: {small} to try" in fix(problem, "en")
 
 
 def test_all_wrong_paths_are_said_at_once(folder):

@@ -47,7 +47,8 @@ def without_repeats(problems: Sequence[Problem]) -> list[Problem]:
 def check_paths(machine: Machine, config: RunConfig) -> list[Problem]:
     problems = _texts(config) if config.task_type == "text-generation" else _pictures(config)
     if looks_local(config.base_model):
-        problems += _exists("base_model", config.base_model)
+        small = "builtin:demo-chat" if config.task_type == "text-generation" else "builtin:demo"
+        problems += _exists("base_model", config.base_model, small)
     for name, text in config.components.items():
         if looks_local(text):
             problems += _exists(f"components.{name}", text)
@@ -107,14 +108,15 @@ def needed_disk(config: RunConfig) -> int:
     return SMALL_RUN + BYTES_PER_RANK * config.lora_rank * (2 if config.train_text_encoder else 1)
 
 
-def _exists(key: str, text: str) -> list[Problem]:
+def _exists(key: str, text: str, instead: str = "") -> list[Problem]:
+    """``instead``: a base that is always there."""
     path = Path(text).expanduser()
     if path.exists():
         return []
     told = {"key": key, "path": text}
     if near := near_path(path):
         return [Problem("LS1102", told | {"suggestion": near})]
-    return [Problem("LS1103" if key == "base_model" else "LS1101", told)]
+    return [Problem("LS1103", told | {"instead": instead}) if instead else Problem("LS1101", told)]
 
 
 def _folder(key: str, text: str) -> list[Problem]:
