@@ -149,7 +149,7 @@ def test_prompts_are_what_the_pipeline_reads(model):
 def test_what_is_kept_of_a_caption_is_as_long_as_the_caption(model):
     pipe = model.family.pipeline(model)
     for caption in ("", "A red house.", "the city of the night " * 9):
-        count = len(model.tokenizers[model.family.t5_tokenizer](caption).input_ids)
+        count = len(model.tokenizers[model.family.reader_tokenizer](caption).input_ids)
         kept = embedded(model, caption)["t5"]
         assert len(kept) == count
         with torch.no_grad():
@@ -235,7 +235,7 @@ def test_the_room_that_captions_take_is_counted_before_anything_is_computed(fold
     }
     for caption, size in sizes.items():
         assert (count(caption) - count("")) * width == size - sizes[""]
-    assert count("q" * 3000) == family.sheet.caption_tokens + family.clip_worth
+    assert count("q" * 3000) == family.sheet.caption_tokens + family.apart
     cut = family.caption_cutter(source)
     assert cut("a red house", 75) == (0, "")
     many, lost = cut("q " * 1000, 75)

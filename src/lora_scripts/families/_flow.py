@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lora_scripts.core.problems import Location, Problem
 
-from . import _t5
-from ._base import Batch, Draw, ImageModel, Item, PromptInputs, Stage
-from ._clip import END
-from ._clip import tokenizers as clip_tokenizers
+from . import _tokenizer_folder as folders
+from ._base import Batch, Draw, ImageModel, Item, Stage
 from ._diffusion import LatentDiffusion
 from ._original_blocks import OriginalBlocks
 from ._single_file import Layout, convert_vae, vae_widths
@@ -116,24 +114,31 @@ def time_weight(rule: FlowRule, sigma: Tensor) -> Tensor:
 
 
 class FlowMatching(LatentDiffusion):
-    """A transformer that leads from noise to a VAE's latents, told by CLIP and T5 what to draw.
+    """A transformer that leads from noise to a VAE's latents, told what to draw by a reader of whole sentences.
 
-    ``t5``: the component that is T5. ``clip``: tokenizer of a CLIP encoder -> what fills up a caption.
-    ``clip_worth``: how many of T5's tokens take as much room as what is kept of CLIP. ``blocks``: the
-    original's names.
+    ``reader``: the component that reads them; its tokenizer lies in a folder. ``uneven``: what ``embed``
+    calls the rows that are as long as their captions. ``around``: tokens that the reader is given besides a
+    caption's own. ``apart``: how many tokens take as much room in the cache as what is kept besides these
+    rows. ``blocks``: the original's names.
     """
 
     predictions = ("flow",)
-    clip: Mapping[str, str] = {"tokenizer": END}
-    clip_worth: int = 1
-    t5: str
+    reader: str
+    uneven: str
+    around: int = 1
+    apart: int = 0
     blocks: OriginalBlocks
 
     # -- what the base is ---------------------------------------------------------------------------------
 
     @property
-    def t5_tokenizer(self) -> str:
-        return self.t5.replace("text_encoder", "tokenizer")
+    def reader_tokenizer(self) -> str:
+        return self.reader.replace("text_encoder", "tokenizer")
+
+    @property
+    def tokens_read(self) -> int:
+        """How many of a caption's own tokens the reader reads."""
+        return self.sheet.caption_tokens - self.around
 
     def readers(self, model: ImageModel) -> tuple[str, ...]:
         parts = self.sheet.components.items()
@@ -142,103 +147,55 @@ class FlowMatching(LatentDiffusion):
     def size_multiple(self, configs: Mapping[str, Mapping[str, Any]]) -> int:
         return self.factor(configs) * PATCH
 
-    def text_width(self, configs: Mapping[str, Mapping[str, Any]]) -> int:
-        return int(configs[self.sheet.predictor]["joint_attention_dim"])
-
     def missing(self, places: Mapping[str, Source], configs: Mapping[str, Any]) -> list[Problem]:
-        """LS4540 where T5 has no tokenizer."""
-        if self.t5 not in configs or self._tokenizer_folder(places):
+        """LS4540 where the reader has no tokenizer."""
+        if self.reader not in configs or self._tokenizer_folder(places):
             return []
-        name = self.t5_tokenizer
+        name = self.reader_tokenizer
         given = places.get(name)
-        path = str((given or places[self.t5]).path)
+        path = str((given or places[self.reader]).path)
         return [Problem("LS4540", {"tokenizer": name, "path": path}, Location(path))]
 
     def _tokenizer_folder(self, places: Mapping[str, Source]) -> Path | None:
-        given = places.get(self.t5_tokenizer)
-        near = [places[n].path for n in (self.t5, self.sheet.predictor) if n in places]
-        return _t5.tokenizer_folder(self.t5_tokenizer, given.path if given else None, near)
+        given = places.get(self.reader_tokenizer)
+        near = [places[n].path for n in (self.reader, self.sheet.predictor) if n in places]
+        return folders.tokenizer_folder(self.reader_tokenizer, given.path if given else None, near)
+
+    def load_tokenizer(self, folder: Path) -> Any:
+        """The reader's."""
+        raise LookupError(f"{type(self).__name__} names no tokenizer")
 
     def tokenizers_of(self, source: Source, places: Mapping[str, Source]) -> dict[str, Any]:
-        found = clip_tokenizers(source, self.clip)
-        folder = self._tokenizer_folder(places)
-        return found | (
-            {self.t5_tokenizer: _t5.load_tokenizer(folder)} if self.t5 in places and folder else {}
-        )
+        folder = self._tokenizer_folder(places) if self.reader in places else None
+        return {self.reader_tokenizer: self.load_tokenizer(folder)} if folder else {}
 
     def caption_cutter(
         self, source: Source, components: Mapping[str, str] | None = None
     ) -> Callable[[str, int], tuple[int, str]]:
-        """By T5, which reads far more of a caption than CLIP."""
-        return _t5.cutter(self._folder_told(source, components), self.sheet.caption_tokens)
+        """By the reader, whatever limit is asked for."""
+        return folders.cutter(self._folder_told(source, components), self.tokens_read)
 
     def _folder_told(self, source: Source, components: Mapping[str, str] | None) -> Path | None:
         """The tokenizer's folder, before any part of the base is looked at."""
         told = {name: Path(place).expanduser() for name, place in (components or {}).items()}
-        near = [told[self.t5]] if self.t5 in told else []
-        return _t5.tokenizer_folder(self.t5_tokenizer, told.get(self.t5_tokenizer), [*near, source.path])
+        near = [told[self.reader]] if self.reader in told else []
+        given = told.get(self.reader_tokenizer)
+        return folders.tokenizer_folder(self.reader_tokenizer, given, [*near, source.path])
 
     def caption_counter(
         self, source: Source, components: Mapping[str, str] | None = None
     ) -> Callable[[str], int]:
-        """T5's tokens, and what CLIP's are worth; T5's alone are as wide as a token is for the predictor."""
-        left_out = (components or {}).get(self.t5) == "none"
-        count = _t5.counter(None if left_out else self._folder_told(source, components))
-        return lambda caption: min(count(caption), self.sheet.caption_tokens) + self.clip_worth
+        """The reader's tokens, and what else is kept in their size."""
+        left_out = (components or {}).get(self.reader) == "none"
+        count = folders.counter(None if left_out else self._folder_told(source, components), self.around)
+        return lambda caption: min(count(caption), self.sheet.caption_tokens) + self.apart
 
     # -- text ---------------------------------------------------------------------------------------------
 
-    def tokenize(
-        self, model: ImageModel, captions: Sequence[str], *, padded: bool = False
-    ) -> dict[str, Tensor]:
-        """As every family's; T5's tokens without padding unless ``padded``, and then as the pipeline does."""
-        from ._stages import token_ids
-
-        found = {}
-        for number, name in enumerate(self.sheet.tokenizers):
-            if (tokenizer := model.tokenizers.get(name)) is None:
-                continue
-            key = "ids" if number == 0 else f"ids_{number + 1}"
-            if name != self.t5_tokenizer:
-                found[key] = token_ids(tokenizer, captions)
-                continue
-            padding = "max_length" if padded else "longest"
-            settings = {"padding": padding, "truncation": True, "max_length": self.sheet.caption_tokens}
-            found[key] = tokenizer(list(captions), return_tensors="pt", **settings).input_ids
-        return found
-
-    def read_t5(self, model: ImageModel, ids: Tensor) -> Tensor:
-        """What T5 makes of token numbers, (B, tokens, width). Nothing is masked, as in the pipelines."""
-        encoder: Any = model.modules[self.t5]
-        found: Tensor = encoder(ids.to(model.device))[0]
-        return found
-
-    def joined(self, model: ImageModel, text: Mapping[str, Tensor]) -> Tensor:
-        """The tokens that the predictor is given, (B, tokens, width)."""
-        return text["t5"]
-
-    def prompts(self, model: ImageModel, texts: Sequence[str]) -> list[PromptInputs]:
-        """As the pipeline reads them: padded, so that pictures come out as other programs draw them."""
-        import torch
-
-        with torch.no_grad():
-            read = [self.embed(model, self.tokenize(model, [text], padded=True)) for text in texts]
-        return [{"prompt_embeds": self.joined(model, r), "pooled_prompt_embeds": r["pooled"]} for r in read]
-
     def stages(self, model: ImageModel, asked: StageOptions = PLAIN) -> list[Stage]:
-        """As every family's. Of text only what the caption's own words are is kept: T5's row of a caption
-        has as many tokens as the caption."""
+        """As every family's. Of text only what the caption's own words are is kept: a caption's row has as
+        many tokens as the caption."""
         return super().stages(model, replace(asked, trained=(), caption_tokens=PLAIN.caption_tokens))
-
-    def probe_text(self, model: ImageModel, generator: torch.Generator) -> dict[str, Tensor]:
-        import torch
-
-        config = model.configs[self.sheet.predictor]
-        width, pooled = int(config["joint_attention_dim"]), int(config["pooled_projection_dim"])
-        return {
-            "t5": torch.randn((8, width), generator=generator),
-            "pooled": torch.randn((pooled,), generator=generator),
-        }
 
     # -- the LoRA's names ---------------------------------------------------------------------------------
 
@@ -298,17 +255,18 @@ class FlowMatching(LatentDiffusion):
         return model.flow or self.published(model.scheduler_config)
 
     def collate(self, model: ImageModel, items: Sequence[Item], draws: Sequence[Draw]) -> Batch:
-        """As every family's; ``timesteps`` are sigma in thousandths, float32. Rows of T5 are filled up with
+        """As every family's; ``timesteps`` are sigma in thousandths, float32. Uneven rows are filled up with
         zeros, and ``tokens`` (B,) says how long each is."""
         import torch
         from torch.nn.utils.rnn import pad_sequence
 
-        if "t5" not in items[0]:
+        rows = self.uneven
+        if rows not in items[0]:
             batch = super().collate(model, items, draws)
         else:
-            batch = super().collate(model, [{n: i[n] for n in i if n != "t5"} for i in items], draws)
-            batch["t5"] = pad_sequence([item["t5"] for item in items], batch_first=True)
-            batch["tokens"] = torch.tensor([len(item["t5"]) for item in items])
+            batch = super().collate(model, [{n: i[n] for n in i if n != rows} for i in items], draws)
+            batch[rows] = pad_sequence([item[rows] for item in items], batch_first=True)
+            batch["tokens"] = torch.tensor([len(item[rows]) for item in items])
         return batch | {"timesteps": batch["timesteps"].float()}
 
     def sigma(self, model: ImageModel, timesteps: Tensor) -> Tensor:
@@ -347,7 +305,7 @@ class FlowMatching(LatentDiffusion):
             rows = [number for number, own in enumerate(lengths) if own == length]
             at = torch.tensor(rows, device=inputs.device)
             part = {name: tensor[at] for name, tensor in text.items() if name != "tokens"}
-            part["t5"] = part["t5"][:, :length]
+            part[self.uneven] = part[self.uneven][:, :length]
             found.append(self.step(model, inputs[at], steps[at], part))
             order += rows
         if len(found) == 1:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from . import _stable_diffusion as shared
 from . import _t5
 from ._base import Component, ImageModel, Sheet, Unsupported
-from ._flow import PATCH, FlowMatching, vae_layout
+from ._flow import PATCH, vae_layout
+from ._flow_t5 import ToldByT5
 from ._original_blocks import OriginalBlocks, plain_state
 from ._single_file import Layout, Shapes, clip_widths, convert_clip
 
@@ -170,11 +171,11 @@ def place_ids(height: int, width: int, device: Any) -> Tensor:
     return ids.view(-1, 3)
 
 
-class Flux(FlowMatching):
+class Flux(ToldByT5):
     sheet = SHEET
     pipeline_class = "FluxPipeline"
     blocks = BLOCKS
-    t5 = "text_encoder_2"
+    reader = "text_encoder_2"
     scheduler: Mapping[str, Any] = {"num_train_timesteps": 1000, "shift": 1.0}
     layouts: Mapping[str, Layout] = {
         "transformer": Layout(

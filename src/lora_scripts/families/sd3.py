@@ -10,7 +10,8 @@ from . import _stable_diffusion as shared
 from . import _t5
 from ._base import Component, ImageModel, Sheet, Unsupported
 from ._clip import END
-from ._flow import FlowMatching, vae_layout
+from ._flow import vae_layout
+from ._flow_t5 import ToldByT5
 from ._open_clip import convert_projected, projected_widths
 from ._original_blocks import OriginalBlocks
 from ._single_file import Layout, Shapes
@@ -142,14 +143,14 @@ def clip_layout(name: str, own: str, activation: str, padding: int) -> Layout:
     )
 
 
-class StableDiffusion3(FlowMatching):
+class StableDiffusion3(ToldByT5):
     sheet = SHEET
     pipeline_class = "StableDiffusion3Pipeline"
     scheduler: Mapping[str, Any] = {"num_train_timesteps": 1000, "shift": 3.0}
     blocks = BLOCKS
     clip: Mapping[str, str] = {"tokenizer": END, "tokenizer_2": "!"}
-    clip_worth = 39
-    t5 = "text_encoder_3"
+    apart = 39
+    reader = "text_encoder_3"
     layouts: Mapping[str, Layout] = {
         "transformer": Layout(
             ("model.diffusion_model.", ""), MARKERS, transformer_config, convert_transformer
