@@ -59,6 +59,8 @@ class LatentDiffusion(LoraNames):
     """What the predictor may have been trained to predict; the first is meant where a base does not say."""
     pipeline_inputs: Mapping[str, str] = {"text": "prompt_embeds"}
     """What ``embed`` gives of a prompt -> keyword of the pipeline's call."""
+    brought: tuple[str, ...] = ("tokenizer",)
+    """Tokenizers that are the program's own, so that nobody has to say where they lie."""
     ambiguous: bool = False
     """Whether a base that does not say may well be either."""
 
@@ -339,6 +341,10 @@ class LatentDiffusion(LoraNames):
         )
         pipe.set_progress_bar_config(disable=True)
         return pipe
+
+    def run_pipeline(self, pipe: Any, told: Mapping[str, Tensor], **settings: Any) -> Any:
+        """What ``pipe`` makes of encoded prompts (``prompts``, on the model's device)."""
+        return pipe(**told, **settings)
 
     def decode(self, model: ImageModel, latents: Tensor, size: tuple[int, int] | None = None) -> list[Any]:
         """What the pipeline calls latents -> PIL pictures of ``size``, in the VAE's own precision whatever

@@ -154,7 +154,8 @@ class FlowMatching(LatentDiffusion):
         name = self.reader_tokenizer
         given = places.get(name)
         path = str((given or places[self.reader]).path)
-        return [Problem("LS4540", {"tokenizer": name, "path": path}, Location(path))]
+        told = {"component": self.reader, "tokenizer": name, "path": path}
+        return [Problem("LS4540", told, Location(path))]
 
     def _tokenizer_folder(self, places: Mapping[str, Source]) -> Path | None:
         given = places.get(self.reader_tokenizer)

@@ -42,7 +42,7 @@ def _sources(
     """Component or tokenizer -> where it comes from; without an optional one that is said to be ``none``.
     ProblemsError LS4015 for a component that the family has not."""
     parts_of = family.sheet.components
-    known = [*parts_of, *(n for n in family.sheet.tokenizers if n != "tokenizer")]
+    known = [*parts_of, *(n for n in family.sheet.tokenizers if n not in family.brought)]
     wrong = [name for name in components or {} if name not in known]
     if wrong:
         raise ProblemsError(
@@ -132,7 +132,8 @@ def _packed_already(config: Mapping[str, Any], source: Source) -> list[Problem]:
 
 
 def _width(config: Mapping[str, Any]) -> int:
-    width = config.get("cross_attention_dim") or config.get("joint_attention_dim") or 0
+    names = ("cross_attention_dim", "joint_attention_dim", "cap_feat_dim")
+    width = next((config[name] for name in names if config.get(name)), 0)
     return int(width if isinstance(width, int) else max(width))
 
 

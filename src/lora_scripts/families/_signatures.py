@@ -13,6 +13,7 @@ TITLES = {
     "sdxl_refiner": "Stable Diffusion XL Refiner",
     "sd3": "Stable Diffusion 3",
     "flux": "FLUX.1",
+    "z_image": "Z-Image",
     "sd2": "Stable Diffusion 2.x",
     "sd15": "Stable Diffusion 1.x",
     "vae": "VAE",
@@ -53,8 +54,10 @@ RELATIVES = ("distilled_guidance_layer.", "individual_token_refiner.", "double_s
 
 
 def _transformer(names: Shapes) -> str | None:
-    """sd3 or flux, under the original names or, in a folder or a file with the transformer alone,
+    """sd3, flux or z_image, under the original names or, in a folder or a file with the transformer alone,
     Diffusers'."""
+    if any(name.endswith("cap_pad_token") for name in names):
+        return "z_image"
     if any("joint_blocks." in name for name in names):
         return "sd3"
     if any(part in name for name in names for part in RELATIVES):

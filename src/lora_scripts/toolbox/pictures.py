@@ -61,8 +61,9 @@ def make_pictures(
         if progress:
             progress(number, len(prompts))
         tensors = {n: t.to(device=model.device, dtype=model.dtype) for n, t in {**given, **negative}.items()}
-        latents = drawer(
-            **tensors,
+        latents = family.run_pipeline(
+            drawer,
+            tensors,
             width=width,
             height=height,
             num_inference_steps=steps,
