@@ -50,6 +50,10 @@ T5: dict[str, Any] = {
     "vocab_size": 32128, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64,
     "feed_forward_proj": "gated-gelu",
 }  # fmt: skip
+QWEN3: dict[str, Any] = {
+    "vocab_size": 151936, "hidden_size": 2560, "head_dim": 128, "intermediate_size": 9728,
+    "num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8,
+}  # fmt: skip
 UNET: dict[str, Any] = {
     "in_channels": 4,
     "out_channels": 4,
@@ -101,7 +105,10 @@ BASES: tuple[tuple[str, str, dict[str, Any], Mapping[str, dict[str, Any]]], ...]
         {"guidance_embeds": True},
         {"text_encoder": CLIP_L, "text_encoder_2": T5},
     ),
+    ("Z-Image / Z-Image Turbo", "z_image", {"axes_lens": [1536, 512, 512]}, {"text_encoder": QWEN3}),
 )
+BLOCKS = ("transformer_blocks", "single_transformer_blocks", "layers", "noise_refiner", "context_refiner")
+"""What transformers call their lists of blocks."""
 KEPT_IN_A_BLOCK = 22
 """Rows of a transformer's width that the backward pass of one block keeps for each token: norms, queries,
 keys, values, attention, and the feed-forward layer, four times as wide, before and after its activation."""
@@ -175,9 +182,9 @@ def weight(module: Any, bits: str) -> float:
 
 def activations(module: Any, size: int) -> float:
     """GiB that are kept for the backward pass at ``size`` pixels along a side."""
-    if hasattr(module, "transformer_blocks"):
-        blocks = len(module.transformer_blocks) + len(getattr(module, "single_transformer_blocks", ()))
-        width = module.config.num_attention_heads * module.config.attention_head_dim
+    if blocks := sum(len(getattr(module, name, ())) for name in BLOCKS):
+        told = module.config
+        width = told.get("dim") or told.num_attention_heads * told.attention_head_dim
         tokens = (size // 16) ** 2 + 77 + 64
         return 2 * tokens * width * (2 * blocks + KEPT_IN_A_BLOCK) / GIB
     return _of_unet(module, size // 8) / GIB

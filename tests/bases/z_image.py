@@ -84,7 +84,9 @@ def original_transformer(state: dict[str, torch.Tensor]) -> dict[str, torch.Tens
             names = [name.removesuffix("q.weight") + f"{c}" for c in "qkv"]
             done[name.replace("to_q", "qkv")] = t5.qkv(state, names, "weight")
         elif ".attention.to_k." not in name and ".attention.to_v." not in name:
-            new = name.replace("all_x_embedder.2-1", "x_embedder").replace("all_final_layer.2-1", "final_layer")
+            new = name.replace("all_x_embedder.2-1", "x_embedder").replace(
+                "all_final_layer.2-1", "final_layer"
+            )
             new = new.replace("attention.to_out.0", "attention.out")
             done[new.replace("attention.norm_q", "attention.q_norm").replace("norm_k", "k_norm")] = tensor
     return done

@@ -1,4 +1,4 @@
-"""Z-Image against Diffusers' own pipeline, conversion and classes; its files, and what it cannot do without."""
+"""Z-Image against Diffusers' own pipeline, conversion and classes; its files, and what they lack."""
 
 from __future__ import annotations
 
@@ -212,7 +212,10 @@ def test_a_file_in_kohyas_layout_comes_apart_again(big):
     shapes = {n: s for n, s in weight_shapes(big).items() if n.startswith("layers.3.")}
     generator = torch.Generator().manual_seed(0)
     pairs = {
-        n: (torch.randn(4, shapes[n][1], generator=generator), torch.randn(shapes[n][0], 4, generator=generator))
+        n: (
+            torch.randn(4, shapes[n][1], generator=generator),
+            torch.randn(shapes[n][0], 4, generator=generator),
+        )
         for n in names
     }
     pairs["layers.3.attention.to_k"] = tuple(torch.zeros_like(t) for t in pairs["layers.3.attention.to_q"])
@@ -224,10 +227,11 @@ def test_a_file_in_kohyas_layout_comes_apart_again(big):
     whole = fused(z_image.FAMILY, {"transformer": shapes}, tensors)
     assert "lora_unet_layers_3_attention_qkv.lora_down.weight" in whole, "the weight as the original holds it"
     back = plain_state(whole, z_image.FAMILY.lora_groups({"transformer": shapes}), {"transformer": shapes})
-    for name in names:
-        down, up = pairs[name]
-        first, second = (back[f"transformer.{name}.lora_{half}.weight"] for half in "AB")
-        torch.testing.assert_close(second @ first, 2.0 / 4 * up @ down, rtol=1e-4, atol=1e-3)
+    for state in (back, ZImagePipeline.lora_state_dict(dict(whole))):
+        for name in names:
+            down, up = pairs[name]
+            first, second = (state[f"transformer.{name}.lora_{half}.weight"] for half in "AB")
+            torch.testing.assert_close(second @ first, 2.0 / 4 * up @ down, rtol=1e-4, atol=1e-3)
 
 
 def test_diffusers_takes_a_folder_that_is_ours(tmp_path):

@@ -37,8 +37,7 @@ LOGVAR_RANGE = (-30.0, 20.0)
 """Diffusers' ``DiagonalGaussianDistribution`` clamps the log-variance so; ours must sample the same way."""
 
 LATENT_PARTS = ("latents", "noise", "timesteps", "mask", "loss_weight")
-"""Entries of a batch that say what is to be denoised and what counts; the others are what it is denoised
-by."""
+"""Entries of a batch that say what is to be denoised and what counts; the others say by what."""
 
 
 def snr(alphas_cumprod: Tensor, timesteps: Tensor) -> Tensor:
@@ -56,11 +55,11 @@ class LatentDiffusion(LoraNames):
     scheduler: Mapping[str, Any]
     pipeline_class: str
     predictions: tuple[str, ...] = ("epsilon", "v_prediction")
-    """What the predictor may have been trained to predict; the first is meant where a base does not say."""
+    """What the predictor may have been trained to predict; the first where a base does not say."""
     pipeline_inputs: Mapping[str, str] = {"text": "prompt_embeds"}
     """What ``embed`` gives of a prompt -> keyword of the pipeline's call."""
     brought: tuple[str, ...] = ("tokenizer",)
-    """Tokenizers that are the program's own, so that nobody has to say where they lie."""
+    """Tokenizers that are the program's own."""
     ambiguous: bool = False
     """Whether a base that does not say may well be either."""
 
@@ -343,7 +342,6 @@ class LatentDiffusion(LoraNames):
         return pipe
 
     def run_pipeline(self, pipe: Any, told: Mapping[str, Tensor], **settings: Any) -> Any:
-        """What ``pipe`` makes of encoded prompts (``prompts``, on the model's device)."""
         return pipe(**told, **settings)
 
     def decode(self, model: ImageModel, latents: Tensor, size: tuple[int, int] | None = None) -> list[Any]:
@@ -386,8 +384,7 @@ class LatentDiffusion(LoraNames):
         return {}
 
     def set_gradient_checkpointing(self, model: ImageModel, on: bool) -> None:
-        """Recomputes activations in the backward pass: slower, with much less memory; the values are
-        equal."""
+        """Recomputes activations in the backward pass: slower, much less memory, equal values."""
         for name in (self.sheet.predictor, *self.sheet.text_encoders):
             module: Any = model.modules.get(name)
             if module is None:

@@ -114,7 +114,7 @@ def time_weight(rule: FlowRule, sigma: Tensor) -> Tensor:
 
 
 class FlowMatching(LatentDiffusion):
-    """A transformer that leads from noise to a VAE's latents, told what to draw by a reader of whole sentences.
+    """A transformer that leads from noise to a VAE's latents, told what to draw by a reader of sentences.
 
     ``reader``: the component that reads them; its tokenizer lies in a folder. ``uneven``: what ``embed``
     calls the rows that are as long as their captions. ``around``: tokens that the reader is given besides a

@@ -19,8 +19,8 @@ def tokenizer_folder(name: str, given: Path | None, places: list[Path]) -> Path 
 
 
 def counter(folder: Path | None, around: int) -> Callable[[str], int]:
-    """Caption -> its number of tokens and the ``around`` that stand with them; none without a tokenizer, about
-    one for four bytes without ``tokenizer.json``."""
+    """Caption -> its number of tokens and the ``around`` that stand with them; none without a tokenizer,
+    about one for four bytes without ``tokenizer.json``."""
     if folder is None:
         return lambda caption: 0
     if not (folder / FILES[0]).is_file():

@@ -1,4 +1,4 @@
-"""Z-Image and Z-Image Turbo: a transformer over picture and caption in one sequence, told by a layer of Qwen3."""
+"""Z-Image and Z-Image Turbo: a transformer over picture and caption in one sequence, told by Qwen3."""
 
 from __future__ import annotations
 
@@ -74,7 +74,10 @@ BLOCKS = OriginalBlocks(
         "all_x_embedder.2-1": "x_embedder",
         "all_final_layer.2-1.linear": "final_layer.linear",
         "all_final_layer.2-1.adaLN_modulation.1": "final_layer.adaLN_modulation.1",
-        **{name: name for name in ("t_embedder.mlp.0", "t_embedder.mlp.2", "cap_embedder.0", "cap_embedder.1")},
+        **{
+            name: name
+            for name in ("t_embedder.mlp.0", "t_embedder.mlp.2", "cap_embedder.0", "cap_embedder.1")
+        },
         **{
             f"{part}.#.{ours}": f"{part}.#.{theirs}"
             for part in ("layers", "noise_refiner", "context_refiner")

@@ -24,6 +24,8 @@ class Verdict:
 
 
 YES = Verdict("yes")
+TRANSFORMERS = ("flux", "sd3", "z_image")
+"""Kinds of bases that are no U-Nets."""
 
 
 def _all(verdict: Verdict, names: Collection[str] = CLIENTS) -> dict[str, Verdict]:
@@ -35,6 +37,9 @@ def _flow(layout: str, base: str) -> dict[str, Verdict]:
     found = _all(Verdict("unknown")) | {"ComfyUI": YES}
     if base == "flux":
         found |= {"Diffusers": YES, "Forge": YES, "A1111 WebUI": Verdict("no", "inspect.client.other_base")}
+    elif base == "z_image":
+        other = _all(Verdict("no", "inspect.client.other_base"), ("A1111 WebUI", "sd-scripts"))
+        return found | other | {"Diffusers": YES}
     else:
         refused = Verdict("no", "inspect.client.alpha_refused")
         found["Diffusers"] = refused if layout == "kohya" else YES
@@ -44,7 +49,7 @@ def _flow(layout: str, base: str) -> dict[str, Verdict]:
 
 def _by_layout(layout: str | None, base: str | None) -> dict[str, Verdict]:
     """The verdicts that the naming of the keys alone decides."""
-    if base in ("flux", "sd3") and layout in ("kohya", "diffusers"):
+    if base in TRANSFORMERS and layout in ("kohya", "diffusers"):
         return _flow(layout, base)
     if layout == "kohya" or (layout == "kohya_ldm" and base == "sdxl"):
         return _all(YES)
@@ -92,7 +97,7 @@ def verdicts(
     names = header.shapes
     changes: list[tuple[Collection[str], Verdict]] = []
     with_alpha = sum(name.endswith(".alpha") for name in names)
-    if layout in ("kohya", "kohya_ldm") and base not in ("flux", "sd3"):
+    if layout in ("kohya", "kohya_ldm") and base not in TRANSFORMERS:
         text = [name for name in names if name.startswith("lora_te")]
         if len(alphas) > 1 or 0 < with_alpha < modules:
             changes.append((("Diffusers",), Verdict("part", "inspect.client.mixed_alpha")))
@@ -108,7 +113,7 @@ def verdicts(
             changes.append((CLIENTS[1:], Verdict("part", "inspect.client.text_model")))
         elif base == "sd15" and any(name.startswith("lora_te1_") for name in text):
             changes.append((("sd-scripts",), Verdict("part", "inspect.client.te1")))
-    if layout == "diffusers" and base not in ("flux", "sd3") and _attention_only(names):
+    if layout == "diffusers" and base not in TRANSFORMERS and _attention_only(names):
         found["ComfyUI"] = Verdict("no", "inspect.client.attention_only")
     if any(name.endswith(".dora_scale") for name in names):
         changes.append((("Diffusers", "sd-scripts"), Verdict("part", "inspect.client.dora")))

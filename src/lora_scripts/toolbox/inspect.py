@@ -25,6 +25,7 @@ VERSIONS = {
     "sdxl": "sdxl",
     "flux": "flux",
     "sd3": "sd3",
+    "z_image": "z_image",
 }
 """Start of ``ss_base_model_version`` -> kind of base."""
 WIDTHS = {768: "sd15", 1024: "sd2", 2048: "sdxl"}
@@ -114,6 +115,8 @@ def _base(header: Header, modules: Mapping[str, tuple[int, ...]]) -> str | None:
             return kind
     if any("double_blocks" in name or "single_transformer_blocks" in name for name in modules):
         return "flux"
+    if any(re.search(r"(^|[._])layers[._]\d+[._](attention|feed_forward)[._]", name) for name in modules):
+        return "z_image"
     if any("joint_blocks" in name or "add_k_proj" in name for name in modules):
         return "sd3"
     wide = (s[1] for n, s in modules.items() if re.search(r"attn2[._](processor[._])?to_k", n) and len(s) > 1)

@@ -208,8 +208,9 @@ def _scale(settings: Mapping[str, Any], module: str, rank: int) -> float:
 
 
 def _dotted(name: str, sheet: Sheet) -> tuple[str, str]:
-    """Component and module of a name with dots; without a component it is the predictor's."""
-    plain = name.removeprefix(PEFT).replace(".processor.", ".")
+    """Component and module of a name with dots; without a component, or with ComfyUI's word for it, it is the
+    predictor's."""
+    plain = name.removeprefix(PEFT).removeprefix("diffusion_model.").replace(".processor.", ".")
     if plain.endswith(".to_out"):
         plain += ".0"
     head, _, tail = plain.partition(".")

@@ -27,6 +27,9 @@ PICTURES = (
     "text_encoder",
     "transformer.transformer_blocks",
     "transformer.single",
+    "transformer.layers",
+    "transformer.noise_refiner",
+    "transformer.context_refiner",
     "diffusion_model.",
 )
 VLLM_RANK = 16
