@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import numpy as np
 import pytest
 
@@ -164,3 +167,16 @@ def test_what_a_kept_table_says_is_in_the_language_of_the_day(data):
         assert "缺少 completion" in render(problems[0])
     finally:
         use_language("en")
+
+
+def test_half_a_table_that_a_killed_process_left_is_removed_and_one_being_written_is_not(data):
+    write(data, ROWS)
+    folder = check(data)[0].table.path.parent
+    old, young = folder / ".tmp-1-a.arrow", folder / ".tmp-2-b.arrow"
+    for path in (old, young):
+        path.write_bytes(b"x")
+    os.utime(old, (time.time() - 3 * 86400,) * 2)
+    check(data)
+    assert old.exists(), "nothing is written, nothing is tidied up"
+    check(data, max_length=200)
+    assert (old.exists(), young.exists()) == (False, True)

@@ -8,6 +8,7 @@ import json
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 
 import lora_scripts
 from lora_scripts.config.schema import RunConfig
-from lora_scripts.core.files import write_atomic
+from lora_scripts.core.files import TEMPORARY, write_atomic
 from lora_scripts.core.paths import cache_folder
 from lora_scripts.core.problems import Location, Problem, ProblemsError, errors
 from lora_scripts.data.chat import TextExample
@@ -38,6 +39,8 @@ CODE = (
 )  # fmt: skip
 """Files whose change makes a kept table worthless."""
 EVERY_ROWS = 500
+ABANDONED = 2 * 86400
+"""Seconds after which nobody goes on writing a half-written table."""
 
 Progress = Callable[[str, int, int], None]
 Verify = Callable[[Any, Iterable[str]], Problem | None]
@@ -102,6 +105,7 @@ def build(
         return kept
     writing = _Writing(config, encoder, sources, progress, verify)
     try:
+        _clear_abandoned(folder)
         write_table(path, writing.rows(), writing.meta)
         write_atomic(path.with_suffix(".npz"), writing.save_arrays)
     except _Wrong:
@@ -114,6 +118,15 @@ def build(
     built = _kept(path, sources)
     assert built is not None
     return built
+
+
+def _clear_abandoned(folder: Path) -> None:
+    """Removes what killed processes left. The folder is shared, also between computers, so that age alone
+    tells it from what another run is writing."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        with suppress(OSError):  # finished and renamed in this moment, or another user's
+            if time.time() - path.stat().st_mtime > ABANDONED:
+                path.unlink()
 
 
 def _key(config: RunConfig, encoder: Encoder, sources: Sequence[Texts]) -> str:
