@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 
 import pytest
 
@@ -65,3 +66,22 @@ def test_a_second_run_reads_no_row_twice(make_text_desk):
     assert tables
     assert desk.train(desk.config(max_steps=2), "--output-dir", "output/again").code == 0
     assert {path: path.stat().st_mtime_ns for path in (desk.root / "cache").rglob("*.arrow")} == tables
+
+
+def test_pairs_are_held_against_the_base_that_is_trained(make_text_desk, tmp_path):
+    """Two bases with one cache: before the first step each thinks of the pairs what it thinks itself."""
+    from tests.texts.small import write_model
+
+    desk = make_text_desk()
+    FORMS["pairs.jsonl"](desk.root / "pairs.jsonl")
+    for seed in (0, 1):
+        desk.base = write_model(tmp_path / str(seed), "llama", seed=seed)
+        config = desk.config(
+            metadata_path="./pairs.jsonl",
+            output_dir=f"output/{seed}",
+            max_steps=1,
+            validation={"split": 0.25},
+        )
+        done = desk.train(config)
+        assert done.code == 0, done.text
+        assert desk.result(f"output/{seed}")["validation_loss_before"] == pytest.approx(math.log(2), rel=1e-5)

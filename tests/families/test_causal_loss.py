@@ -70,6 +70,29 @@ def test_values_and_gradients_are_those_of_cross_entropy(bias, adapted):
             torch.testing.assert_close(lean, whole, rtol=1e-5, atol=1e-6)
 
 
+def test_what_a_head_drops_is_dropped_again_in_the_backward_pass():
+    torch.manual_seed(0)
+    bare = Bare()
+    bare.layer = torch.nn.Sequential(torch.nn.Dropout(0.3), bare.layer)
+    bare.layer.requires_grad_(True)
+    hidden, labels, weights = example()
+    found = []
+    for lean in (True, False):
+        torch.manual_seed(1)
+        states = hidden.clone().requires_grad_()
+        bare.layer.zero_grad()
+        if lean:
+            scores = _token_loss.log_probs(states, labels, Head(bare, "linear", WORDS))
+        else:
+            logits = torch.cat([bare.layer(part) for part in states.split(8)])
+            scores = -F.cross_entropy(logits, labels, reduction="none")
+        torch.rand(5)  # what is drawn until the backward pass
+        (weights * scores).sum().backward()
+        found.append((scores.detach(), states.grad, bare.layer[1].weight.grad.clone()))
+    for one, whole in zip(*found, strict=True):
+        torch.testing.assert_close(one, whole, rtol=1e-5, atol=1e-6)
+
+
 def test_half_precision_stays_near_full():
     torch.manual_seed(0)
     bare = Bare()

@@ -14,6 +14,7 @@ from lora_scripts.training.batches import Window
 from lora_scripts.training.loop import Job, backward, fit
 from lora_scripts.training.precision import Precision
 from lora_scripts.training.schedules import Schedule
+from lora_scripts.training.session import in_memory, put_back, snapshot_of
 from lora_scripts.training.state import TrainingState
 
 CPU = torch.device("cpu")
@@ -120,23 +121,10 @@ def test_the_loss_is_the_weighted_mean_times_its_coefficient():
     assert backward(work, window, 0) == pytest.approx(0.7 * total / weight, rel=1e-6)
 
 
-def pack(work, state):
-    names = {parameter: name for name, parameter in work.parameters.items()}
-    tensors, scalars = optimizers.pack_state(work.optimizer, names)
-    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
-    return weights(work), tensors, scalars, state.to_json(), work.precision.scaler.state_dict()
-
-
 def unpack(work, saved):
-    adapter, tensors, scalars, state_json, scaler = saved
-    with torch.no_grad():
-        for name, parameter in work.parameters.items():
-            parameter.copy_(adapter[name])
-    optimizers.unpack_state(work.optimizer, work.parameters, tensors, scalars)
-    if scaler:
-        work.precision.scaler.load_state_dict(scaler)
+    put_back(SimpleNamespace(job=work), saved)
     state = TrainingState()
-    state.restore(state_json)
+    state.restore(saved.state["training"])
     return state
 
 
@@ -144,7 +132,7 @@ def unpack(work, saved):
 @pytest.mark.parametrize("mode", ["no", "bf16", "fp16"])
 @pytest.mark.parametrize("sizes", [(4,), (2, 1, 1)])
 def test_stopping_anywhere_and_going_on_changes_no_bit(optimizer, mode, sizes):
-    options = dict(mode=mode, optimizer=optimizer, dropout=0.3)
+    options = dict(mode=mode, optimizer=optimizer, dropout=0.3, average=0.9, poison=2)
     straight = job(sizes, **options)
     run(straight)
     for stop in (1, 5, 11):
@@ -152,9 +140,12 @@ def test_stopping_anywhere_and_going_on_changes_no_bit(optimizer, mode, sizes):
         state, _ = run(first, until=stop)
         assert state.step == stop
         second = job(sizes, **options)
-        run(second, unpack(second, pack(first, state)))
+        run(second, unpack(second, in_memory(snapshot_of(first, state))))
         for name, parameter in straight.parameters.items():
             assert torch.equal(parameter, second.parameters[name]), (stop, name)
+            assert torch.equal(straight.average.values[name], second.average.values[name]), (stop, name)
+        # the first window overflows: what is scaled by from then on is no longer the start's
+        assert second.precision.scaler.state_dict() == straight.precision.scaler.state_dict()
 
 
 def test_a_window_that_is_not_finite_changes_nothing_but_consumes_data():
