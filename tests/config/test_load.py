@@ -143,6 +143,12 @@ def test_overrides_reach_sections_and_displace_their_counterpart(tmp_path):
     assert config.output_dir == "it's: here"
 
 
+def test_an_override_that_unsets_a_key_leaves_its_counterpart(tmp_path):
+    for order in (["max_steps=7", "epochs=null"], ["epochs=null", "max_steps=7"]):
+        config = load(tmp_path, CONTRACT, overrides=order)
+        assert (config.max_steps, config.epochs) == (7, None)
+
+
 def test_a_dumped_config_reads_back_equal(tmp_path):
     config = load(tmp_path, CONTRACT + "preview:\n  prompts: ['赛博朋克: \"neon\"', '- x']\n")
     again = load(tmp_path, dump_yaml(meant(config, {"validation.split"})))

@@ -78,7 +78,8 @@ def _apply_overrides(document: Document, given: Sequence[str], problems: list[Pr
         except (ProblemsError, RecursionError):
             value = PlainValues(shown, {}, problems).of(raw, ())
         key = tuple(dotted.strip().split("."))
-        _displace(document, dotted.strip())
+        if value is not None:  # to leave one of two exclusive keys unset says nothing of the other
+            _displace(document, dotted.strip())
         target = document.values
         for part in key[:-1]:
             child = target.get(part)
