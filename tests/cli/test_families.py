@@ -42,3 +42,13 @@ def test_every_feature_has_a_name_and_every_gap_a_reason(lang):
                 assert told.reason in say_keys(lang)
     page = families.families_markdown(lang)
     assert all(f"| `{name}` |" in page for name in family_names())
+
+
+def test_a_kind_of_model_is_said_in_the_language_in_use():
+    words = [sheet for sheet in families.sheets() if sheet.task == "text-generation"]
+    assert words
+    for sheet in words:
+        assert sheet.named("en") == sheet.title
+        assert sheet.named("zh") != sheet.title
+    assert "因果语言模型" in families.families_markdown("zh")
+    assert "language model" not in families.families_markdown("zh")

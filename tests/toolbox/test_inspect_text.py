@@ -9,7 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lora_scripts.cli.inspect import report_lines
+from lora_scripts.core.language import use_language
+from lora_scripts.core.problems import ProblemsError
+from lora_scripts.families._source import resolve
 from lora_scripts.toolbox.inspect import config_yaml, inspect_file
+from lora_scripts.toolbox.loras import parse_choice, put_on
 from lora_scripts.toolbox.text_clients import TEXT_CLIENTS
 from tests.export.text_loras import make
 
@@ -88,3 +92,34 @@ def test_without_its_settings_no_program_takes_it(tmp_path):
     report = inspect_file(tmp_path)
     assert answers(report) == dict.fromkeys(TEXT_CLIENTS, "no")
     assert report.ranks == (4,)
+
+
+def test_what_it_is_for_is_said_in_chinese(voice):
+    use_language("zh")
+    lines = "\n".join(report_lines(inspect_file(voice)))
+    assert "适用于：语言模型" in lines
+    assert "language model" not in lines
+    assert inspect_file(voice).to_json()["base_title"] == "language model"
+
+
+def test_a_folder_without_an_adapter_is_told_from_nothing_at_all(tmp_path, voice):
+    base = voice.parent / "base"
+    with pytest.raises(ProblemsError) as error:
+        inspect_file(base)
+    (problem,) = error.value.problems
+    assert (problem.code, problem.params["files"]) == ("LS4052", "model.safetensors")
+    with pytest.raises(ProblemsError) as error:
+        inspect_file(tmp_path / "none")
+    assert error.value.problems[0].code == "LS4051"
+
+
+def test_an_adapter_in_another_things_place_is_named(voice):
+    with pytest.raises(ProblemsError) as error:
+        resolve(str(voice))
+    assert error.value.problems[0].code == "LS4019"
+    with pytest.raises(ProblemsError) as error:
+        parse_choice(f"{voice}:0.5")
+    assert error.value.problems[0].code == "LS4045"
+    with pytest.raises(ProblemsError) as error:
+        put_on(None, [parse_choice(str(voice / "adapter_model.safetensors"))])
+    assert error.value.problems[0].code == "LS4045"

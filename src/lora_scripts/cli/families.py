@@ -95,7 +95,7 @@ def _cells(sheet: Sheet, lang: str | None = None) -> tuple[str, ...]:
             (yes if told else no).append(label)
     side = say("families.side", lang, side=sheet.resolution) if sheet.resolution else ""
     separator = say("families.separator", lang)
-    title, task = sheet.title + side, say(f"families.task.{sheet.task}", lang)
+    title, task = sheet.named(lang) + side, say(f"families.task.{sheet.task}", lang)
     return sheet.name, title, task, separator.join(yes), separator.join(no), _fits(sheet.name, lang)
 
 

@@ -35,7 +35,16 @@ def card_text(model: Model, adapter: Adapter, facts: ExportFacts, pictures: Sequ
     front += ["tags:", "- lora", "- text-to-image", f"- {sheet.name}"]
     if trigger:
         front.append(f"instance_prompt: {json.dumps(trigger, ensure_ascii=False)}")
-    lines = ["---", *front, "---", "", f"# {facts.name}", "", say("export.card.what", title=sheet.title), ""]
+    lines = [
+        "---",
+        *front,
+        "---",
+        "",
+        f"# {facts.name}",
+        "",
+        say("export.card.what", title=sheet.named()),
+        "",
+    ]
     lines += [f"![]({picture})" for picture in pictures]
     lines += ["", f"## {say('export.card.use')}", ""]
     lines += [

@@ -93,7 +93,7 @@ def card_text(model: TextModel, adapter: Adapter, facts: TextFacts) -> str:
         "",
         f"# {facts.name}",
         "",
-        say("text.card.what", title=sheet.title, base=base),
+        say("text.card.what", title=sheet.named(), base=base),
         "",
         f"## {say('export.card.use')}",
         "",

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from lora_scripts.core.catalogue import say
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -97,6 +99,12 @@ class Sheet:
     idle: tuple[str, ...] = ()
     caption_tokens: int = 0
     convolutions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def named(self, lang: str | None = None) -> str:
+        """``title`` for people: a product has one name everywhere, a kind of model is said in words."""
+        if self.task == "text-generation":
+            return say(f"families.kind.{self.name}", lang)
+        return self.title
 
     @property
     def text_encoders(self) -> tuple[str, ...]:

@@ -147,7 +147,7 @@ def _described(
     """Component -> where it comes from, the noise schedule's configuration, and the description.
     ProblemsError LS4551 for the folder of the predictor alone, and as ``describe``."""
     if source.kind == "transformers":
-        told = {"path": str(source.path), "title": family.sheet.title, "parent": str(source.path.parent)}
+        told = {"path": str(source.path), "title": family.sheet.named(), "parent": str(source.path.parent)}
         raise ProblemsError(Problem("LS4551", told, Location(str(source.path))))
     components = components or source.components
     places = _sources(family, source, components)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from lora_scripts.core.catalogue import say
+
 Shapes = Mapping[str, tuple[int, ...]]
 
-TITLES = {
+NAMES = {
     "lora": "LoRA",
-    "embedding": "textual inversion embedding",
     "sdxl": "Stable Diffusion XL",
     "sdxl_refiner": "Stable Diffusion XL Refiner",
     "sd3": "Stable Diffusion 3",
@@ -19,8 +20,10 @@ TITLES = {
     "vae": "VAE",
     "clip": "CLIP",
     "controlnet": "ControlNet",
-    "causal_lm": "language model",
 }
+"""Kinds that are called the same in every language."""
+DESCRIBED = ("embedding", "causal_lm")
+"""Kinds whose name is made of words: ``model.kind.KIND`` in the catalogue."""
 
 LORA_ENDINGS = (
     ".lora_down.weight",
@@ -74,7 +77,7 @@ def _transformer(names: Shapes) -> str | None:
 
 
 def signature(names: Shapes) -> str | None:
-    """A key of ``TITLES``, or None for weights of no known kind."""
+    """One of ``NAMES`` or ``DESCRIBED``, or None for weights of no known kind."""
     if any(n.endswith(LORA_ENDINGS) or ".hada_" in n or ".lokr_" in n for n in names):
         return "lora"
     if 0 < len(names) <= 4 and all("." not in n and len(shape) <= 2 for n, shape in names.items()):
@@ -94,5 +97,5 @@ def signature(names: Shapes) -> str | None:
     return None
 
 
-def title(kind: str | None) -> str | None:
-    return TITLES.get(kind) if kind else None
+def title(kind: str | None, lang: str | None = None) -> str | None:
+    return say(f"model.kind.{kind}", lang) if kind in DESCRIBED else NAMES.get(kind or "")

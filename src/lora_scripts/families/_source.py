@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lora_scripts.core.lookup import did_you_mean, plugin, plugin_names
+from lora_scripts.core.paths import ADAPTER_CONFIG
 from lora_scripts.core.problems import Location, Problem, ProblemsError
 from lora_scripts.data.text_files import printable
 
@@ -118,7 +119,7 @@ def _folder(given: str, path: Path) -> Source:
     if not index.is_file():
         if (path / "config.json").is_file():
             return _transformers(given, path)
-        raise _stop("LS4014", path)
+        raise _stop("LS4019" if (path / ADAPTER_CONFIG).is_file() else "LS4014", path)
     headers: dict[str, Header] = {}
     named = json.loads(index.read_text("utf-8"))
     parts = [name for name, value in named.items() if isinstance(value, list) and PLAIN_PART.fullmatch(name)]
@@ -160,7 +161,7 @@ def resolve(base_model: str) -> Source:
     file, a hub id, or ``modelscope:OWNER/NAME``.
 
     Only a hub id that is not in the local cache, and ``builtin:demo-chat`` the first time, reach for the
-    network. Raises ProblemsError LS4001 to LS4006, LS4014, LS4380 to LS4382.
+    network. Raises ProblemsError LS4001 to LS4006, LS4014, LS4019, LS4380 to LS4382.
     """
     if base_model.startswith(BUILTIN):
         name = base_model.removeprefix(BUILTIN)
@@ -211,12 +212,12 @@ def find(config_family: str, source: Source) -> Family:
     Raises ProblemsError: LS4007 unknown name, LS4008 the weights are another family's, LS4009 no family's.
     """
     matches = [family for family in map(family_named, family_names()) if family.recognises(source)]
-    kind = matches[0].sheet.title if matches else title(signature(source.shapes))
+    kind = matches[0].sheet.named() if matches else title(signature(source.shapes))
     where = Location(str(source.path))
     if config_family == "auto":
         if matches:
             return matches[0]
-        known = ", ".join(family_named(name).sheet.title for name in family_names())
+        known = ", ".join(family_named(name).sheet.named() for name in family_names())
         if kind:
             raise ProblemsError(
                 Problem("LS4009", {"path": str(source.path), "kind": kind, "known": known}, where)
@@ -226,6 +227,8 @@ def find(config_family: str, source: Source) -> Family:
     if family in matches:
         return family
     if kind is None:
-        raise ProblemsError(Problem("LS4016", {"path": str(source.path), "known": family.sheet.title}, where))
-    params = {"path": str(source.path), "kind": kind, "family": config_family, "title": family.sheet.title}
+        raise ProblemsError(
+            Problem("LS4016", {"path": str(source.path), "known": family.sheet.named()}, where)
+        )
+    params = {"path": str(source.path), "kind": kind, "family": config_family, "title": family.sheet.named()}
     raise ProblemsError(Problem("LS4008", params, where))

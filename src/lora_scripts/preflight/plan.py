@@ -18,7 +18,7 @@ def plan_lines(prepared: Prepared) -> list[str]:
     lines = []
     description = prepared.description
     if description and prepared.family and prepared.source:
-        told: dict[str, Any] = {"title": prepared.family.sheet.title, "name": prepared.source.name}
+        told: dict[str, Any] = {"title": prepared.family.sheet.named(), "name": prepared.source.name}
         if isinstance(description, ImageDescription):
             settled = description.prediction_type if description.prediction_settled else None
             told |= {

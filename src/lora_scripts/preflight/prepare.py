@@ -88,7 +88,7 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Prepared:
         prepared.source = resolve(config.base_model)
         family = find(config.family, prepared.source)
         if family.sheet.task != config.task_type:
-            told = {"path": prepared.source.name, "title": family.sheet.title, "task": family.sheet.task}
+            told = {"path": prepared.source.name, "title": family.sheet.named(), "task": family.sheet.task}
             raise ProblemsError(Problem("LS1023", told))
         prepared.family = family
         prepared.description = _describe(prepared)
@@ -170,7 +170,7 @@ def _fits_family(prepared: Prepared) -> list[Problem]:
     for feature, (key, wanted) in asked.items():
         support = family.sheet.supports.get(feature, True)
         if wanted and isinstance(support, Unsupported):
-            told = {"key": key, "family": family.sheet.title, "reason": say(support.reason)}
+            told = {"key": key, "family": family.sheet.named(), "reason": say(support.reason)}
             found.append(Problem("LS1021", told))
     return found
 

@@ -84,7 +84,7 @@ def load_base(base: str | None, choices: list[LoraChoice], quantization: str | N
     device, dtype = device_and_dtype()
     family = find("auto", source)
     if family.sheet.task != "image-generation":
-        told = {"path": source.name, "kind": family.sheet.title, "command": "lora-scripts chat"}
+        told = {"path": source.name, "kind": family.sheet.named(), "command": "lora-scripts chat"}
         raise ProblemsError(Problem("LS4049", told))
     model = cast(ImageFamily, family).load(
         source,

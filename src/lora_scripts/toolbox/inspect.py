@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lora_scripts.core.catalogue import say
 from lora_scripts.core.problems import Location, Problem, ProblemsError
 from lora_scripts.export.peft_layers import WEIGHTS
 from lora_scripts.families._header import Header, read_header
@@ -28,6 +29,8 @@ VERSIONS = {
     "z_image": "z_image",
 }
 """Start of ``ss_base_model_version`` -> kind of base."""
+LISTED = 5
+"""Files of a folder that are named."""
 WIDTHS = {768: "sd15", 1024: "sd2", 2048: "sdxl"}
 """Inputs of a cross-attention key in the published models."""
 FACTS = {
@@ -67,7 +70,7 @@ class Report:
     config: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "title": title(self.kind), "base_title": title(self.base)}
+        return {**asdict(self), "title": title(self.kind, "en"), "base_title": title(self.base, "en")}
 
 
 def layout_of(names: Mapping[str, Any]) -> str | None:
@@ -147,10 +150,14 @@ def _config(header: Header) -> dict[str, Any] | None:
 
 
 def inspect_file(path: Path) -> Report:
-    """What ``path`` is, a file or a text LoRA's folder. Raises ProblemsError: LS4051 no such file, LS4003 to
-    LS4005 not a safetensors file."""
+    """What ``path`` is, a file or a text LoRA's folder. Raises ProblemsError: LS4051 no such file,
+    LS4052 another folder, LS4003 to LS4005 not a safetensors file."""
     if (path / WEIGHTS).is_file():
         path = path / WEIGHTS
+    if path.is_dir():
+        files = ", ".join(sorted(file.name for file in path.glob("*.safetensors"))[:LISTED])
+        told = {"path": str(path), "files": files or say("inspect.no_files")}
+        raise ProblemsError(Problem("LS4052", told, Location(str(path))))
     if not path.is_file():
         raise ProblemsError(Problem("LS4051", {"path": str(path)}, Location(str(path))))
     header = read_header(path)

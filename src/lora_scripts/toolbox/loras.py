@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from lora_scripts.core.catalogue import say
+from lora_scripts.core.paths import ADAPTER_CONFIG
 from lora_scripts.core.problems import Location, Problem, ProblemsError
 from lora_scripts.families._header import read_header
 from lora_scripts.families._lora_names import load_lora
 from lora_scripts.families._signatures import signature, title
+
+from .text_clients import is_text_adapter
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,14 @@ class LoraChoice:
 
 def parse_choice(text: str) -> LoraChoice:
     """``FILE`` or ``FILE:0.8``; a Windows drive's colon is no strength. ProblemsError LS4040 without the
-    file."""
+    file, LS4045 for a text LoRA's folder."""
     head, colon, tail = text.rpartition(":")
     path, strength = Path(text).expanduser(), 1.0
     if colon and not path.is_file():
         with suppress(ValueError):
             path, strength = Path(head).expanduser(), float(tail)
+    if (path / ADAPTER_CONFIG).is_file():
+        raise ProblemsError(Problem("LS4045", {"path": str(path)}, Location(str(path))))
     if not path.is_file():
         raise ProblemsError(Problem("LS4040", {"path": str(path)}, Location(str(path))))
     return LoraChoice(path, strength)
@@ -47,7 +52,8 @@ def put_on(
 ) -> list[int]:
     """Loads every file onto ``pipe`` by the family's ``load_lora``; how many layers each one reached.
 
-    Raises ProblemsError: LS4003 to LS4005 an unreadable file, LS4042 not a LoRA, LS4041 no layer took it.
+    Raises ProblemsError: LS4003 to LS4005 an unreadable file, LS4042 not a LoRA, LS4045 a text LoRA,
+    LS4041 no layer took it.
     """
     counts: list[int] = []
     for number, choice in enumerate(choices):
@@ -57,6 +63,8 @@ def put_on(
         if kind != "lora":
             params = {"path": str(choice.path), "kind": title(kind) or say("model.kind.unknown")}
             raise ProblemsError(Problem("LS4042", params, where))
+        if is_text_adapter(header):
+            raise ProblemsError(Problem("LS4045", {"path": str(choice.path)}, where))
         name, reason = f"lora{number}", ""
         try:
             with warnings.catch_warnings():

@@ -114,7 +114,7 @@ def open_parts(base: str | None, loras: Sequence[str], dtype: str | None = None)
     family = find("auto", source)
     where = Location(str(source.path))
     if family.sheet.task != "text-generation":
-        params = {"path": str(source.path), "title": family.sheet.title}
+        params = {"path": str(source.path), "title": family.sheet.named()}
         raise ProblemsError(Problem("LS4318", params, where))
     if method := (source.config.get("quantization_config") or {}).get("quant_method"):
         raise ProblemsError(Problem("LS4307", {"path": str(source.path), "method": str(method)}, where))

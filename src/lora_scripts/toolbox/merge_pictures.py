@@ -69,7 +69,7 @@ def open_base(base: str | None, loras: Sequence[PictureLora]) -> tuple[Source, A
         source = replace(source, components=told.get("components") or {})
     family: Any = find("auto", source)
     if family.sheet.task != "image-generation":
-        params = {"path": str(source.path), "title": family.sheet.title}
+        params = {"path": str(source.path), "title": family.sheet.named()}
         raise ProblemsError(Problem("LS4455", params, Location(str(source.path))))
     return source, family, family.describe(source)
 

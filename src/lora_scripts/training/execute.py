@@ -250,7 +250,7 @@ class Run:
         self.bus.emit(
             RunStarted(
                 name=self.config.name,
-                family=session.family.sheet.title,
+                family=session.family.sheet.named(),
                 device=str(self.device),
                 precision=self.config.mixed_precision,
                 total_steps=job.total_steps,

@@ -29,7 +29,7 @@ PIECE = 75
 
 def check_flow(config: RunConfig, family: Family, description: ImageDescription) -> list[Problem]:
     """LS4541 to LS4545: what does not go with the base, all at once."""
-    title = family.sheet.title
+    title = family.sheet.named()
     if description.prediction_type != "flow":
         wrong = [key for key in OWN if getattr(config, key) is not None]
         return [Problem("LS4542", {"key": key, "title": title}) for key in wrong]
