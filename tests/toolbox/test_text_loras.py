@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from lora_scripts.core.problems import ProblemsError
 from lora_scripts.toolbox.talk import generate_texts
-from lora_scripts.toolbox.text_loras import open_voices, with_strength
+from lora_scripts.toolbox.text_loras import open_voices, read_text_lora, with_strength
 from tests.texts import loras, small
 
 ASKED = ["Where is my parcel?", "保修期是多久？"]
@@ -156,3 +156,11 @@ def test_a_strength_stands_after_the_last_colon():
     assert with_strength("C:\\voices\\shop") == ("C:\\voices\\shop", 1.0)
     assert with_strength("C:\\voices\\shop:-1") == ("C:\\voices\\shop", -1.0)
     assert with_strength("shop") == ("shop", 1.0)
+
+
+def test_a_text_loras_weights_by_themselves_are_no_picture_lora(tmp_path, shop):
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes((shop / "adapter_model.safetensors").read_bytes())
+    with pytest.raises(ProblemsError) as error:
+        read_text_lora(alone)
+    assert [problem.code for problem in error.value.problems] == ["LS4300"]

@@ -19,6 +19,7 @@ from lora_scripts.families._signatures import signature
 from lora_scripts.families._source import Source, find, resolve
 
 from .drawing import device_and_dtype
+from .text_clients import is_text_adapter
 
 TEMPLATE = "chat_template.jinja"
 TRAINED_WITH = "lora_scripts_config"
@@ -140,7 +141,10 @@ def read_text_lora(path: Path) -> PeftFolder:
     folder = path if path.is_dir() else path.parent
     whole = (folder / WEIGHTS).is_file() and (folder / CONFIG).is_file()
     for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
-        if not whole and file.suffix == ".safetensors" and signature(read_header(file).shapes) == "lora":
+        if whole or file.suffix != ".safetensors":
+            continue
+        header = read_header(file)
+        if signature(header.shapes) == "lora" and not is_text_adapter(header):
             raise ProblemsError(Problem("LS4350", {"path": str(path)}, Location(str(file))))
     return read_peft(path)
 
@@ -192,7 +196,7 @@ def open_voices(base: str | None, loras: Sequence[str]) -> Voices:
     source = base_of(base, [adapter for adapter, _ in read])
     family = find("auto", source)
     if family.sheet.task != "text-generation":
-        told = {"path": source.name, "title": family.sheet.title}
+        told = {"path": source.name, "title": family.sheet.named()}
         raise ProblemsError(Problem("LS4352", told, Location(str(source.path))))
     device, dtype = device_and_dtype()
     voices = Voices(cast(TextFamily, family).load(source, device=device, dtype=dtype, packing=False))
