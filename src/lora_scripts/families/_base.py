@@ -73,8 +73,7 @@ class Sheet:
     ``guidance``, the scale that pictures are drawn with, and ``sampler``, the solver's name in WebUIs;
     ``caption_tokens``, how many of a caption are read where the configuration has no say in it;
     ``trainable``, a regular expression of the predictor's modules that LoRAs may adapt, where not all, and
-    ``idle``, those of them that nothing depends on, ``last``
-    standing for the number of the last block.
+    ``idle``, those of them that nothing depends on, ``last`` standing for the number of the last block.
     """
 
     name: str
@@ -102,9 +101,7 @@ class Sheet:
 
     def named(self, lang: str | None = None) -> str:
         """``title`` for people: a product has one name everywhere, a kind of model is said in words."""
-        if self.task == "text-generation":
-            return say(f"families.kind.{self.name}", lang)
-        return self.title
+        return say(f"families.kind.{self.name}", lang) if self.task == "text-generation" else self.title
 
     @property
     def text_encoders(self) -> tuple[str, ...]:
