@@ -93,6 +93,17 @@ def test_what_a_head_drops_is_dropped_again_in_the_backward_pass():
         torch.testing.assert_close(one, whole, rtol=1e-5, atol=1e-6)
 
 
+def test_a_head_computes_in_one_precision_forward_and_backward():
+    bare, kinds = Bare(), []
+    bare.layer.requires_grad_(True)
+    bare.layer.register_forward_hook(lambda layer, fed, logits: kinds.append(logits.dtype))
+    hidden, labels, _ = example()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scores = _token_loss.log_probs(hidden.requires_grad_(), labels, Head(bare, "linear", WORDS))
+    scores.sum().backward()
+    assert kinds == [torch.bfloat16] * 10  # five slices, each of them twice
+
+
 def test_half_precision_stays_near_full():
     torch.manual_seed(0)
     bare = Bare()
