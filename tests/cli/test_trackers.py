@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from lora_scripts.core.packages import TRACKERS
-from tests.contract.conftest import ROOT, make_desk, process, tiny_base  # noqa: F401 - fixtures
+from tests.contract.conftest import (  # noqa: F401 - fixtures
+    ROOT,
+    make_desk,
+    make_text_desk,
+    process,
+    tiny_base,
+    tiny_chat_base,
+)
 
 WANDB = """
 import os
@@ -76,22 +83,25 @@ def test_an_absent_library_is_said_before_training(make_desk, name):  # noqa: F8
     assert not (desk.root / "output/my_style").exists()
 
 
-def test_a_resumed_run_goes_on_in_the_tracker_and_no_key_is_written(make_desk, played):  # noqa: F811
-    desk = make_desk()
+def test_a_resumed_run_goes_on_in_the_tracker_and_no_key_is_written(
+    make_text_desk,  # noqa: F811
+    played,
+    at_hand,
+):
+    desk = make_text_desk()
     desk.config(logging={"trackers": ["wandb"], "tensorboard": False}, max_steps=4, save_steps=2)
-    words = (ROOT / "train.py", "--config", "run.yaml")
-    first = process(*words, "--set", "max_steps=2", cwd=desk.root, **played)
+    first = desk.train("run.yaml", "--set", "max_steps=2")
     assert first.code == 0, first.text
-    (desk.root / "output/my_style/result.json").unlink()  # as if it had been killed before it was finished
-    second = process(*words, cwd=desk.root, **played)
+    (desk.root / "output/voice/result.json").unlink()  # as if it had been killed before it was finished
+    second = process(ROOT / "train.py", "--config", "run.yaml", cwd=desk.root, **played)
     assert second.code == 0, second.text
-    told = Path(played["TOLD"]).read_text().splitlines()
+    told = at_hand.read_text().splitlines()
     assert [line for line in told if line.startswith(("start", "end"))] == [
         "start None 4", "end first 0", "start first 4", "end first 0",
     ]  # fmt: skip
     steps = [int(line.rpartition("'step': ")[2].rstrip("}")) for line in told if "'train/loss'" in line]
     assert steps == [1, 2, 3, 4]
-    assert json.loads((desk.root / "output/my_style/trackers.json").read_text()) == {"wandb": "first"}
+    assert json.loads((desk.root / "output/voice/trackers.json").read_text()) == {"wandb": "first"}
     assert CANARY not in first.text + second.text
     assert CANARY.encode() not in everything_below(desk.root)
 

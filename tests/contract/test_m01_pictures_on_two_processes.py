@@ -79,6 +79,7 @@ def test_every_process_skips_what_is_not_finite_on_one(make_desk):
     assert skipped == [loss is None for loss in found.values()]
 
 
+@pytest.mark.slow
 def test_the_guard_speaks_once_for_all_processes(make_desk):
     desk = make_desk()
     desk.config(**{**BATCH, "batch_size": 1, "gradient_accumulation_steps": 20, "max_steps": 8,

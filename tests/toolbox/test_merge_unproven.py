@@ -25,7 +25,7 @@ def tree(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("kind", ["pictures", "texts"])
+@pytest.mark.parametrize("kind", [pytest.param("pictures", marks=pytest.mark.slow), "texts"])
 def test_the_result_is_the_same_without_the_proof(kind, request, monkeypatch, tmp_path):
     desk = request.getfixturevalue("trained" if kind == "pictures" else "trained_voice")
     lora = "output/my_style/my_style.safetensors" if kind == "pictures" else "output/voice"
