@@ -135,7 +135,13 @@ class Disk:
     def turn_read_only(self) -> None:
         """Whatever is opened from now on; what is open stays so, or the system would not allow it."""
         mounted("--bind", self.root, self.root)
-        mounted("-o", "remount,bind,ro", self.root)
+        for left in reversed(range(50)):  # a thread may have a file open that it opened between the two
+            try:
+                return mounted("-o", "remount,bind,ro", self.root)
+            except subprocess.CalledProcessError:
+                if not left:
+                    raise
+            time.sleep(0.1)
 
     def turn_writable(self) -> None:
         subprocess.run(["umount", "-l", str(self.root)], check=True)
