@@ -15,6 +15,7 @@ from . import _quantised
 from . import _single_file as single
 from ._base import Component, ImageDescription, ImageModel
 from ._source import Source
+from ._tokenizer_folder import tokenizer_folder
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +65,13 @@ def _sources(
     given = {n: place for n, place in (components or {}).items() if n not in left_out}
     chosen = {name: parts.override(name, place) for name, place in given.items()}
     return {name: source for name in parts_of if name not in left_out} | chosen
+
+
+def beside(family: LatentDiffusion, source: Source) -> dict[str, str]:
+    """The reader's tokenizer where it lies beside the base: what is made of the base may lie elsewhere."""
+    name = str(getattr(family, "reader_tokenizer", ""))
+    folder = tokenizer_folder(name, None, [source.path]) if name and source.kind == "file" else None
+    return {name: str(folder)} if folder else {}
 
 
 def _config(family: LatentDiffusion, part: Component, source: Source) -> dict[str, Any]:

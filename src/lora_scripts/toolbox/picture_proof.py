@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lora_scripts.core.problems import Location, Problem, ProblemsError
 from lora_scripts.export.readback import probe
 from lora_scripts.families._header import read_header
+from lora_scripts.families._loading import beside
 from lora_scripts.families._source import Source, resolve
 
 from .convert_layout import write_diffusers
@@ -82,7 +83,7 @@ def prove(source: Source, family: Any, merged: Path, worn: Sequence[WornPicture]
     memory at a time. Raises ProblemsError LS4454 where they differ."""
     with tempfile.TemporaryDirectory(prefix="lora-scripts-") as name:
         bare, wanted, counts = predicted(family, source, readable(worn, family, Path(name)))
-    new = replace(resolve(str(merged)), components=source.components)
+    new = replace(resolve(str(merged)), components={**beside(family, source), **source.components})
     _, got, _ = predicted(family, new)
     return bounded(bare, wanted, got, _precision(new, family), merged, tuple(counts))
 
