@@ -198,7 +198,6 @@ def test_a_transformer_alone_takes_the_rest_from_elsewhere(model, tmp_path):
     rest["tokenizer"] = str(base.write_tokenizer(tmp_path / "words"))
     other = load(paths["alone"], components=rest)
     torch.testing.assert_close(predicted(other, "a red house"), predicted(model, "a red house"))
-    assert other.description.source.fingerprint() == resolve(str(paths["alone"])).fingerprint()
     eight = {n: t.to(torch.float8_e4m3fn) if t.ndim == 2 else t for n, t in load_file(paths["alone"]).items()}
     save_file(eight, str(tmp_path / "eight.safetensors"))
     rough = predicted(load(tmp_path / "eight.safetensors", components=rest), "a red house")

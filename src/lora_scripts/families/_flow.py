@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lora_scripts.core.problems import Location, Problem
 
 from . import _tokenizer_folder as folders
-from ._base import Batch, Draw, ImageModel, Item, Stage
+from ._base import Batch, Draw, ImageModel, Item, Stage, Unsupported
 from ._diffusion import LatentDiffusion
 from ._original_blocks import OriginalBlocks
 from ._single_file import Layout, convert_vae, vae_widths
@@ -32,6 +32,14 @@ STEPS = 1000
 """Time steps are counted in thousandths of sigma, as the predictors were trained."""
 PATCH = 2
 """Latents along a side of what a predictor takes for one place."""
+SUPPORTS: Mapping[str, bool | Unsupported] = {
+    "text_encoder_training": Unsupported("model.unsupported.flow_text_encoder"),
+    "gradient_checkpointing": True,
+    "quantization": True,
+    "clip_skip": Unsupported("model.unsupported.flow_clip_skip"),
+    "use_dora": Unsupported("model.unsupported.flow_dora"),
+    "inpainting": Unsupported("model.unsupported.inpainting"),
+}
 VAE: dict[str, Any] = {
     "act_fn": "silu",
     "in_channels": 3,

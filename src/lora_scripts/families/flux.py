@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import _stable_diffusion as shared
 from . import _t5
-from ._base import Component, ImageModel, Sheet, Unsupported
-from ._flow import PATCH, vae_layout
+from ._base import Component, ImageModel, Sheet
+from ._flow import PATCH, SUPPORTS, vae_layout
 from ._flow_t5 import ToldByT5
 from ._original_blocks import OriginalBlocks, plain_state
 from ._single_file import Layout, Shapes, clip_widths, convert_clip
@@ -53,14 +53,7 @@ SHEET = Sheet(
     trainable=r"(?:single_)?transformer_blocks\..+",
     network_module="networks.lora_flux",
     caption_tokens=512,
-    supports={
-        "text_encoder_training": Unsupported("model.unsupported.flow_text_encoder"),
-        "gradient_checkpointing": True,
-        "quantization": True,
-        "clip_skip": Unsupported("model.unsupported.flow_clip_skip"),
-        "use_dora": Unsupported("model.unsupported.flow_dora"),
-        "inpainting": Unsupported("model.unsupported.inpainting"),
-    },
+    supports=SUPPORTS,
 )
 
 DOUBLE, SINGLE = "transformer_blocks.#", "single_transformer_blocks.#"

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from . import _stable_diffusion as shared
 from . import _t5
-from ._base import Component, ImageModel, Sheet, Unsupported
+from ._base import Component, ImageModel, Sheet
 from ._clip import END
-from ._flow import vae_layout
+from ._flow import SUPPORTS, vae_layout
 from ._flow_t5 import ToldByT5
 from ._open_clip import convert_projected, projected_widths
 from ._original_blocks import OriginalBlocks
@@ -55,14 +55,7 @@ SHEET = Sheet(
     idle=("transformer_blocks.last.attn.add_q_proj",),
     network_module="networks.lora_sd3",
     caption_tokens=256,
-    supports={
-        "text_encoder_training": Unsupported("model.unsupported.flow_text_encoder"),
-        "gradient_checkpointing": True,
-        "quantization": True,
-        "clip_skip": Unsupported("model.unsupported.flow_clip_skip"),
-        "use_dora": Unsupported("model.unsupported.flow_dora"),
-        "inpainting": Unsupported("model.unsupported.inpainting"),
-    },
+    supports=SUPPORTS,
 )
 
 OURS, IMAGE, TEXT = "transformer_blocks.#", "joint_blocks.#.x_block", "joint_blocks.#.context_block"

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._base import Component, ImageModel, PromptInputs, Sheet, Unsupported
-from ._flow import FlowMatching, vae_layout
+from ._base import Component, ImageModel, PromptInputs, Sheet
+from ._flow import SUPPORTS, FlowMatching, vae_layout
 from ._original_blocks import OriginalBlocks
 from ._single_file import Layout, Shapes
 
@@ -47,14 +47,7 @@ SHEET = Sheet(
     trainable=r"(?:layers|(?:noise|context)_refiner)\..+",
     network_module="networks.lora_zimage",
     caption_tokens=512,
-    supports={
-        "text_encoder_training": Unsupported("model.unsupported.flow_text_encoder"),
-        "gradient_checkpointing": True,
-        "quantization": True,
-        "clip_skip": Unsupported("model.unsupported.flow_clip_skip"),
-        "use_dora": Unsupported("model.unsupported.flow_dora"),
-        "inpainting": Unsupported("model.unsupported.inpainting"),
-    },
+    supports=SUPPORTS,
 )
 
 BEFORE, AFTER = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
