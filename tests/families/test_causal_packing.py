@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -112,8 +113,8 @@ def test_changing_a_row_moves_no_other(tmp_path, dtype):
 def ignore_boundaries(monkeypatch) -> None:
     class Whole(_packed_attention.Pack):
         @property
-        def rows(self):
-            return [(0, self.bounds[-1])]
+        def runs(self):
+            return [_packed_attention.Run(0, self.bounds[-1], ((0, self.bounds[-1]),))]
 
     monkeypatch.setattr(_packed_attention, "Pack", Whole)
 
@@ -132,13 +133,12 @@ def test_positions_that_do_not_restart_are_found(tmp_path, monkeypatch):
     from lora_scripts.families import _text_batch
 
     def ongoing(*args, **kwargs):
-        batch = collate(*args, **kwargs)
-        batch["position_ids"] = 3 * torch.arange(batch["input_ids"].shape[1])[None]
-        return batch
+        laid = lay(*args, **kwargs)
+        return replace(laid, positions=3 * torch.arange(laid.tokens.shape[1])[None])
 
-    collate = _text_batch.collate
+    lay = _text_batch.lay
     model = load(small.write_model(tmp_path))
-    monkeypatch.setattr(_text_batch, "collate", ongoing)
+    monkeypatch.setattr(_text_batch, "lay", ongoing)
     model_rows = [row.repeat(4) for row in rows()[:3]]
     assert not packing_is_isolated(model, model_rows)
 
@@ -195,7 +195,7 @@ def test_plain_products_in_half_precision_equal_sdpa(monkeypatch, window, keep):
                 scale=0.3,
                 enable_gqa=True,
             )
-            for a, b in pack.rows
+            for a, b in pairwise(pack.bounds)
         ],
         dim=2,
     ).transpose(1, 2)

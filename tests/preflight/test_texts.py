@@ -9,7 +9,7 @@ import pytest
 
 from lora_scripts.core.catalogue import render, use_language
 from lora_scripts.core.problems import errors
-from lora_scripts.preflight.checks.text_lines import micro_batches
+from lora_scripts.preflight.checks.text_lines import micro_batches, shared_tokens
 from lora_scripts.preflight.checks.text_split import examples_of
 from lora_scripts.preflight.checks.texts import length_groups
 from tests.preflight.text_cases import ROWS, answer_of, check, codes, write, wrong
@@ -342,3 +342,21 @@ def test_progress_counts_rows(data):
     seen: list[tuple[str, int, int]] = []
     check(data, progress=lambda *event: seen.append(event))
     assert seen == [("tokens", 500, 1200), ("tokens", 1000, 1200), ("tokens", 1200, 1200)]
+
+
+def test_the_plan_says_what_a_shared_beginning_saves(data):
+    asked = [{"role": "system", "content": "You answer for a shop. " * 8}]
+    talks = [
+        [*asked, {"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": f"{n}!"}]
+        for n in range(12)
+    ]
+    write(data, [{"messages": talk} for talk in talks])
+    settings = {"batch_size": 4, "validation": {"split": 0}}
+    report, _ = check(data, **settings)
+    length = int(report.table.lengths[0])
+    share = shared_tokens(report)
+    # Three of four rows lack what they share with the first: nearly all.
+    assert 0.6 < share < 0.75 < (length - 12) / length
+    assert f"computed once: {100 * share:.0f} % fewer tokens" in "\n".join(report.lines())
+    for other in ({"packing": False}, {"lora_dropout": 0.1}, {"batch_size": 1}):
+        assert "computed once" not in "\n".join(check(data, **(settings | other))[0].lines())

@@ -29,13 +29,13 @@ class Family:
         return self.isolated
 
 
-def opened(family, *, packs=True, wanted=True, count=5):
+def opened(family, *, packs=True, wanted=True, count=5, dropout=0.0):
     """The model after the rows were tried, and what was said."""
-    model = SimpleNamespace(packing=packs, description=SimpleNamespace(model_type="made_up"))
+    model = SimpleNamespace(packing=packs, sharing=packs, description=SimpleNamespace(model_type="made_up"))
     row = SimpleNamespace(ids=np.arange(100), targets=np.ones(100, bool), rejected_ids=None)
     table = SimpleNamespace(row=lambda number: row, lengths=np.array([100] * count + [120]))
     report = SimpleNamespace(table=table, train=np.arange(count), validation=np.array([count]))
-    notes = _isolation(family, model, report, SimpleNamespace(packing=wanted))
+    notes = _isolation(family, model, report, SimpleNamespace(packing=wanted, lora_dropout=dropout))
     return model, [note.text for note in notes]
 
 
@@ -67,3 +67,21 @@ def test_nothing_is_tried_or_said_where_rows_are_padded_anyway():
     family = Family(isolated=False)
     assert opened(family, packs=False, wanted=False)[1] == []
     assert not family.tried
+
+
+def test_tokens_that_rows_share_are_not_shared_with_dropout():
+    """One draw would stand for all of them."""
+    for dropout, sharing in ((0.0, True), (0.1, False)):
+        model, said = opened(Family(isolated=True), dropout=dropout)
+        assert (model.packing, model.sharing, len(said)) == (True, sharing, 1)
+
+
+def test_rows_that_share_tokens_and_see_each_other_are_tried_without():
+    class Leaking(Family):
+        def packing_is_isolated(self, model, rows, longest):
+            return not model.sharing
+
+    model, said = opened(Leaking(isolated=True))
+    assert model.packing
+    assert not model.sharing
+    assert "none sees another" in said[0]

@@ -187,8 +187,7 @@ class Model:
         return self.tokenizers[self.family.sheet.tokenizers[0]]
 
     def component_hash(self, name: str) -> str:
-        """Content hash of a component's weights (SHA-256, hex), so that caches are keyed by what they
-        hold."""
+        """SHA-256, hex, of a component's weights: caches are keyed by what they hold."""
         if name not in self.hashes:
             from ._components import hash_of_module
 
@@ -208,8 +207,7 @@ class ImageModel(Model):
     """``schedule``: the noise schedule to train on. ``noise_offset``: how far the whole noise of a picture is
     shifted at random in training, in standard deviations. ``clip_skip``: from which layer of the text encoder
     text is taken, counted from the end; 1 is the last. ``flow``: how a flow-matching base is trained.
-    ``waiting``: components that are loaded when ``complete`` is called, so that what is used before them has
-    left memory."""
+    ``waiting``: components that ``complete`` loads, when what is used before them has left memory."""
 
     family: ImageFamily
     description: ImageDescription
@@ -229,11 +227,13 @@ class ImageModel(Model):
 
 @dataclass(kw_only=True)
 class TextModel(Model):
-    """``packing``: rows of a batch are laid end to end, each seeing only itself; else they are padded."""
+    """``packing``: rows of a batch are laid end to end, each seeing only itself; else they are padded.
+    ``sharing``: what rows of a pack have in common at their beginning is computed once."""
 
     family: TextFamily
     description: TextDescription
     packing: bool = True
+    sharing: bool = False
 
 
 @dataclass(frozen=True)

@@ -155,14 +155,16 @@ class CausalFamily:
             quantization=quantization,
             head=find_head(module),
         )
-        model.packing = packing and own and packing_is_isolated(model)
+        if packing and own:
+            model.sharing = packing_is_isolated(model, sharing=True)
+            model.packing = model.sharing or packing_is_isolated(model)
         return model
 
     def collate(self, model: Any, items: Sequence[Item], draws: Sequence[Draw] = ()) -> Batch:
         """See ``_text_batch.collate``; a preference pair gives two sequences."""
         from ._text_batch import batch_of
 
-        return batch_of(items, packing=model.packing)
+        return batch_of(items, packing=model.packing, sharing=model.sharing)
 
     def predict(self, model: Any, batch: Batch) -> Tensor:
         """Log-probabilities of the target tokens, (N,) float32, with gradient."""
@@ -171,7 +173,8 @@ class CausalFamily:
         at, labels = batch["at"].to(model.device), batch["labels"].to(model.device)
         with _offloading(model):
             states = _states(model, batch)
-            return log_probs(states.flatten(0, 1).index_select(0, at), labels, model.head)
+            # Indexed rather than selected: a place may be shared, and its gradients come in a fixed order.
+            return log_probs(states.flatten(0, 1)[at], labels, model.head)
 
     def hits(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         """As ``predict``, and for each target token (N,) bool whether it was the likeliest. No gradient."""
@@ -188,7 +191,8 @@ class CausalFamily:
         """Whether these rows of token ids, at least three, see themselves only when laid end to end, and
         would if they were as long as the ``longest``: a model that attends in chunks packs what fits one."""
         chunk = getattr(model.predictor.config.get_text_config(), "attention_chunk_size", None)
-        return (chunk is None or longest <= chunk) and packing_is_isolated(model, rows)
+        fits = chunk is None or longest <= chunk
+        return fits and packing_is_isolated(model, rows, sharing=model.sharing)
 
     def set_gradient_checkpointing(self, model: Any, on: bool, offload: bool = False) -> None:
         """Recomputes each block in the backward pass. ``offload``: what is kept for it, block inputs or all
@@ -206,14 +210,20 @@ class CausalFamily:
 
 def _states(model: Any, batch: Batch) -> Tensor:
     """Last hidden states of a batch, (1, T, D) of a pack or (B, T, D)."""
+    runs = batch.get("boundaries"), batch.get("parents")
+    return _run(model, batch["input_ids"], batch["position_ids"], *runs)
+
+
+def _run(
+    model: Any, tokens: Tensor, positions: Tensor, bounds: Tensor | None, parents: Tensor | None
+) -> Tensor:
     from contextlib import nullcontext
 
     from ._packed_attention import packed
 
-    ids, places = batch["input_ids"].to(model.device), batch["position_ids"].to(model.device)
-    bounds = batch.get("boundaries")
-    with nullcontext() if bounds is None else packed(bounds.tolist()):
-        states: Tensor = model.head.states(ids, places)
+    pack = nullcontext() if bounds is None or parents is None else packed(bounds.tolist(), parents.tolist())
+    with pack:
+        states: Tensor = model.head.states(tokens.to(model.device), positions.to(model.device))
     return states
 
 
@@ -227,9 +237,9 @@ def _offloading(model: Any) -> Any:
     return save_on_cpu(pin_memory=model.device.type == "cuda")
 
 
-def packing_is_isolated(model: Any, rows: Sequence[Any] | None = None) -> bool:
+def packing_is_isolated(model: Any, rows: Sequence[Any] | None = None, *, sharing: bool = False) -> bool:
     """Whether rows laid end to end see themselves only: tried on this model, with these rows of token ids (at
-    least three; without, on made-up ones).
+    least three; without, on made-up ones that begin alike). ``sharing``: as in ``TextModel``.
 
     The middle row is changed, and no other one's hidden states may move; and each row must come out as it
     does alone. What is allowed is rounding: mixtures of experts group tokens of all rows in one product, and
@@ -238,18 +248,20 @@ def packing_is_isolated(model: Any, rows: Sequence[Any] | None = None) -> bool:
     import torch
 
     from ._packed_attention import NotPackableError
+    from ._shared_beginnings import WORTH
 
     words = model.description.vocabulary
     if rows is None:
         drawn = torch.Generator().manual_seed(0)
-        rows = [torch.randint(0, words, (size,), generator=drawn) for size in (7, 12, 9)]
+        alike, *rest = (torch.randint(0, words, (size,), generator=drawn) for size in (WORTH, 7, 12, 9))
+        rows = [torch.cat([alike, row]) for row in rest]
     whole = [torch.as_tensor(row).long() for row in rows]
     middle = len(whole) // 2
     changed = [row if i != middle else (row + 1) % words for i, row in enumerate(whole)]
     was_training = model.predictor.training
     model.predictor.eval()
     try:
-        first, second = (_row_states(model, some, packing=True) for some in (whole, changed))
+        first, second = (_row_states(model, some, packing=True, sharing=sharing) for some in (whole, changed))
         alone = [_row_states(model, [row], packing=False)[0] for row in whole]
     except NotPackableError:
         return False
@@ -267,12 +279,12 @@ def _apart(one: Tensor, other: Tensor) -> float:
     return float((one - other).float().norm() / other.float().norm())
 
 
-def _row_states(model: Any, rows: Sequence[Tensor], *, packing: bool) -> list[Tensor]:
+def _row_states(model: Any, rows: Sequence[Tensor], *, packing: bool, sharing: bool = False) -> list[Tensor]:
     import torch
 
-    from ._text_batch import collate
+    from ._text_batch import lay
 
-    batch = collate([(row, torch.zeros(len(row), dtype=torch.bool)) for row in rows], packing=packing)
+    laid = lay(rows, packing=packing, sharing=sharing)
     with torch.no_grad():
-        states = _states(model, batch)
-    return list(states[0].split([len(row) for row in rows])) if packing else [states[0]]
+        states = _run(model, laid.tokens, laid.positions, laid.bounds, laid.parents).flatten(0, 1)
+    return [states[places.to(states.device)] for places in laid.places]

@@ -1,5 +1,6 @@
 """Attention over rows that lie end to end in one sequence: each row sees itself only, and none pays for the
-others. It is registered with Transformers under a name; without a pack it is Transformers' own SDPA."""
+others. Rows that begin alike may share the beginning, see ``_shared_beginnings``. It is registered with
+Transformers under a name; without a pack it is Transformers' own SDPA."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from itertools import pairwise
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,30 +22,72 @@ class NotPackableError(ValueError):
     """This model asks its attention for something that rows laid end to end cannot have."""
 
 
+Range = tuple[int, int]
+"""Places of the sequence: the first one, and the one after the last."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A stretch of the sequence with what it sees: ``seen`` are the places of its row from the row's first
+    token to the run's last, in the row's order."""
+
+    start: int
+    stop: int
+    seen: tuple[Range, ...]
+
+    @cached_property
+    def keys(self) -> int:
+        return sum(stop - start for start, stop in self.seen)
+
+    def places(self, first: int, last: int) -> tuple[Range, ...]:
+        """Where the row's tokens ``first`` to ``last`` lie."""
+        found, passed = [], 0
+        for start, stop in self.seen:
+            low, high = max(start, start + first - passed), min(stop, start + last - passed)
+            found += [(low, high)] if low < high else []
+            passed += stop - start
+        return tuple(found)
+
+
 @dataclass(frozen=True)
 class Pack:
-    """Where rows lie: row i covers tokens ``bounds[i]`` to ``bounds[i + 1]``. ``masks`` holds what all layers
-    share during one pass."""
+    """Where rows lie: run i covers places ``bounds[i]`` to ``bounds[i + 1]`` and goes on from run
+    ``parents[i]``, an earlier one; -1 or no parents: it begins a row. ``masks`` holds what all layers share
+    during one pass."""
 
     bounds: tuple[int, ...]
+    parents: tuple[int, ...] = ()
     masks: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
-    @property
-    def rows(self) -> list[tuple[int, int]]:
-        return list(pairwise(self.bounds))
+    @cached_property
+    def runs(self) -> list[Run]:
+        found: list[Run] = []
+        parents = self.parents or (-1,) * (len(self.bounds) - 1)
+        for start, stop, parent in zip(self.bounds, self.bounds[1:], parents, strict=False):
+            seen = found[parent].seen if parent >= 0 else ()
+            joined = bool(seen) and seen[-1][1] == start
+            own = (seen[-1][0], stop) if joined else (start, stop)
+            found.append(Run(start, stop, (*(seen[:-1] if joined else seen), own)))
+        return found
 
     @property
+    def shares(self) -> bool:
+        """Whether a run goes on from another one."""
+        return any(parent >= 0 for parent in self.parents)
+
+    @cached_property
     def longest(self) -> int:
-        return max(stop - start for start, stop in self.rows)
+        """Tokens of the longest row."""
+        return max(run.keys for run in self.runs)
 
 
 _CURRENT: ContextVar[Pack | None] = ContextVar("pack", default=None)
 
 
 @contextmanager
-def packed(bounds: Sequence[int]) -> Iterator[None]:
-    """Within it, models that were loaded with this attention take their one sequence as a pack of rows."""
-    token = _CURRENT.set(Pack(tuple(bounds)))
+def packed(bounds: Sequence[int], parents: Sequence[int] = ()) -> Iterator[None]:
+    """Within it, models that were loaded with this attention take their one sequence as this ``Pack``."""
+    token = _CURRENT.set(Pack(tuple(bounds), tuple(parents)))
     try:
         yield
     finally:
@@ -136,20 +179,24 @@ def attention(
         if query.device.type == "cuda":
             from ._varlen_attention import varlen, works
 
-            if works(query.device, query.dtype, query.shape[-1]):
+            if works(query.device, query.dtype, query.shape[-1], pack.shares):
                 return varlen(query, key, value, pack, scale, sliding_window), None
     outs = []
     seen: Tensor | None
-    for start, stop in pack.rows:
-        q, k, v = (part[:, :, start:stop] for part in (query, key, value))
-        windowed = sliding_window is not None and stop - start > sliding_window
+    for run in pack.runs:
+        queries, keys = run.stop - run.start, run.keys
+        q = query[:, :, run.start : run.stop]
+        k, v = (gathered(part, run.seen, 2) for part in (key, value))
         if bends:
-            seen = _sharedband(pack, stop - start, sliding_window, query.device)
+            seen = _shared_band(pack, queries, keys, sliding_window, query.device)
             out = _bent(q, k, v, seen, scale, dropout, softcap, s_aux)
         else:
             from torch.nn.functional import scaled_dot_product_attention as sdpa
 
-            seen = _sharedband(pack, stop - start, sliding_window, query.device) if windowed else None
+            windowed = sliding_window is not None and keys > sliding_window
+            # SDPA's own causal mask counts from the first key, not from the last.
+            masked = windowed or keys > queries
+            seen = _shared_band(pack, queries, keys, sliding_window, query.device) if masked else None
             many = q.shape[1] // k.shape[1]
             if many > 1:
                 k, v = (part.repeat_interleave(many, dim=1) for part in (k, v))
@@ -158,6 +205,14 @@ def attention(
     import torch
 
     return torch.cat(outs, dim=1), None
+
+
+def gathered(tensor: Tensor, ranges: Sequence[Range], dim: int) -> Tensor:
+    """The places of ``ranges`` along ``dim``; a view where they are one."""
+    import torch
+
+    parts = [tensor.narrow(dim, start, stop - start) for start, stop in ranges]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=dim)
 
 
 def halves() -> tuple[torch.dtype, ...]:
@@ -177,10 +232,10 @@ def band(queries: int, keys: int, window: int | None, device: torch.device) -> T
     return seen[None, None]
 
 
-def _sharedband(pack: Pack, length: int, window: int | None, device: torch.device) -> Tensor:
-    key = (length, window, device)
+def _shared_band(pack: Pack, queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
+    key = (queries, keys, window, device)
     if key not in pack.masks:
-        pack.masks[key] = band(length, length, window, device)
+        pack.masks[key] = band(queries, keys, window, device)
     found: Tensor = pack.masks[key]
     return found
 

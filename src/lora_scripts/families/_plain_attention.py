@@ -8,7 +8,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from ._packed_attention import Pack, band
+from ._packed_attention import Pack, Range, band, gathered
 
 if TYPE_CHECKING:
     import torch
@@ -23,31 +23,33 @@ they would outgrow everything else that is kept, and are computed again."""
 
 @dataclass(frozen=True)
 class Block:
-    """Queries ``start`` to ``stop`` of the sequence, all of one row, and the first key that they see."""
+    """Queries ``start`` to ``stop`` of the sequence, all of one run, and where the keys lie that they see."""
 
     start: int
     stop: int
-    first: int
+    seen: tuple[Range, ...]
 
 
 def blocks(pack: Pack, window: int | None) -> list[Block]:
-    """Rows cut into runs of at most ``BLOCK`` queries: a run needs no keys after its last query, nor before
+    """Runs cut into at most ``BLOCK`` queries each: a block needs no keys after its last query, nor before
     its first one's window."""
     found = []
-    for start, stop in pack.rows:
-        count = -(-(stop - start) // BLOCK)
-        edges = [start + (stop - start) * i // count for i in range(count + 1)]
-        for low, high in pairwise(edges):
-            first = start if window is None else max(start, low - window + 1)
-            found.append(Block(low, high, first))
+    for run in pack.runs:
+        length, before = run.stop - run.start, run.keys - (run.stop - run.start)
+        count = -(-length // BLOCK)
+        for low, high in pairwise(length * i // count for i in range(count + 1)):
+            first = 0 if window is None else max(0, before + low - window + 1)
+            seen = run.places(first, before + high)
+            found.append(Block(run.start + low, run.start + high, seen))
     return found
 
 
-def _penalty(pack: Pack, block: Block, many: int, window: int | None, dtype: torch.dtype) -> Tensor:
+def _penalty(
+    pack: Pack, queries: int, keys: int, many: int, window: int | None, dtype: torch.dtype
+) -> Tensor:
     """What is added to the scores, (many * queries, keys): 0 where a query sees a key, else -inf."""
     import torch
 
-    queries, keys = block.stop - block.start, block.stop - block.first
     key = ("penalty", queries, keys, many, window, dtype)
     if key not in pack.masks:
         seen = band(queries, keys, window, torch.device("cpu"))[0, 0]
@@ -69,13 +71,19 @@ def plain() -> Any:
         """Queries (K, many * queries, D) and their softmax over the block's keys."""
         groups, many = key.shape[1], query.shape[1] // key.shape[1]
         q = query[0, :, block.start : block.stop].reshape(groups, -1, query.shape[-1])
-        keys = key[0, :, block.first : block.stop].transpose(1, 2)
-        scores = torch.baddbmm(_penalty(pack, block, many, window, q.dtype), q, keys, alpha=scale)
-        return q, scores.softmax(dim=-1)
+        keys = gathered(key[0], block.seen, 1).transpose(1, 2)
+        penalty = _penalty(pack, block.stop - block.start, keys.shape[2], many, window, q.dtype)
+        return q, torch.baddbmm(penalty, q, keys, alpha=scale).softmax(dim=-1)
 
     def apart(tokens_first: Tensor, groups: int) -> Tensor:
         """(queries, H, D) -> (K, many, queries, D), a view."""
         return tokens_first.unflatten(1, (groups, -1)).permute(1, 2, 0, 3)
+
+    def collect(sums: Tensor, found: Tensor, block: Block) -> None:
+        """Adds (K, keys, D) to the keys' places in (T, K, D)."""
+        parts = found.transpose(0, 1).split([stop - start for start, stop in block.seen])
+        for (start, stop), part in zip(block.seen, parts, strict=True):
+            sums[start:stop] += part
 
     class Plain(torch.autograd.Function):
         @staticmethod
@@ -89,7 +97,7 @@ def plain() -> Any:
             kept = []
             for block in blocks(pack, window):
                 _, weights = weights_of(query, key, block, pack, scale, window)
-                mixed = torch.bmm(weights, value[0, :, block.first : block.stop])
+                mixed = torch.bmm(weights, gathered(value[0], block.seen, 1))
                 place = apart(out[0, block.start : block.stop], groups)
                 place.copy_(mixed.view(place.shape))
                 kept += [weights] if keeps else []
@@ -108,19 +116,19 @@ def plain() -> Any:
                 torch.zeros_like(part.transpose(1, 2), dtype=torch.float32) for part in (key, value)
             )
             for number, block in enumerate(blocks(ctx.pack, ctx.window)):
-                mine, seen = slice(block.start, block.stop), slice(block.first, block.stop)
+                mine = slice(block.start, block.stop)
                 if kept:
                     weights = kept[number]
                     q = query[0, :, mine].reshape(groups, -1, width)
                 else:
                     q, weights = weights_of(query, key, block, ctx.pack, ctx.scale, ctx.window)
                 out = apart(grad[0, mine], groups).reshape(groups, -1, width)
-                d_value[0, seen] += torch.bmm(weights.transpose(1, 2), out).transpose(0, 1)
-                inner = torch.bmm(out, value[0, :, seen].transpose(1, 2))
+                collect(d_value[0], torch.bmm(weights.transpose(1, 2), out), block)
+                inner = torch.bmm(out, gathered(value[0], block.seen, 1).transpose(1, 2))
                 inner = torch._softmax_backward_data(inner, weights, -1, weights.dtype)
                 place = apart(d_query[0, mine], groups)
-                place.copy_(torch.bmm(inner, key[0, :, seen]).view(place.shape))
-                d_key[0, seen] += torch.bmm(inner.transpose(1, 2), q).transpose(0, 1)
+                place.copy_(torch.bmm(inner, gathered(key[0], block.seen, 1)).view(place.shape))
+                collect(d_key[0], torch.bmm(inner.transpose(1, 2), q), block)
             grads = (d_query.mul_(ctx.scale), d_key.mul_(ctx.scale).to(key.dtype), d_value.to(value.dtype))
             return (*(part.transpose(1, 2) for part in grads), None, None, None)
 

@@ -209,8 +209,11 @@ def _isolation(family: TextFamily, model: TextModel, report: TextReport, config:
     numbers = [int(report.train[n % count]) for n in range(PROBE_ROWS)]
     rows = [item_of(table.row(number))["ids"][:PROBE_TOKENS] for number in numbers]
     longest = max(int(table.lengths[part].max()) for part in (report.train, report.validation) if len(part))
-    if model.packing and family.packing_is_isolated(model, rows, longest):
-        return [Noted(code="", text=say("run.packing_isolated", rows=min(count, PROBE_ROWS)))]
+    # One draw of dropout would stand for all rows that share a token.
+    for sharing in (True, False):
+        model.sharing = sharing and model.sharing and not config.lora_dropout
+        if model.packing and family.packing_is_isolated(model, rows, longest):
+            return [Noted(code="", text=say("run.packing_isolated", rows=min(count, PROBE_ROWS)))]
     model.packing = False
     problem = Problem("LS5008", {"family": model.description.model_type}, severity="warning")
     return [Noted(code=problem.code, text=render(problem))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from lora_scripts.core.catalogue import say
 from lora_scripts.data.text_files import listing, printable
 from lora_scripts.data.text_forms import form_title
+from lora_scripts.families import _shared_beginnings as beginnings
 from lora_scripts.families._encode import CUT, DOCUMENT, ENDS
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 SHOWN_TOKENS = 160
 """Tokens of the example at most: half of them around the first place that is learnt."""
+LOOKED_AT = 200
+"""Micro-batches whose rows are compared."""
 HALF = "\N{REPLACEMENT CHARACTER}"
 COLOUR, PLAIN = ("\x1b[32m", "\x1b[0m"), ("⟦", "⟧")
 
@@ -144,7 +147,7 @@ def _marked(report: TextReport, ids: np.ndarray, targets: np.ndarray) -> str:
 def _steps(report: TextReport) -> list[str]:
     plan = report.plan
     assert plan is not None
-    mean, wasted = micro_batches(report)
+    (mean, wasted), saved = micro_batches(report), shared_tokens(report)
     told: dict[str, Any] = {
         "count": len(report.train),
         "batch": plan.batch_size,
@@ -155,6 +158,7 @@ def _steps(report: TextReport) -> list[str]:
         "rounds": f"{report.total_steps / plan.windows_per_epoch:.1f}",
         "mean": f"{mean:,.0f}",
         "share": f"{100 * wasted:.0f}",
+        "saved": f"{100 * saved:.0f}",
     }
     by = "max_steps" if report.max_steps else "epochs"
     packed = "packed" if report.packing else "padded"
@@ -163,6 +167,7 @@ def _steps(report: TextReport) -> list[str]:
         say("chat.plan.windows", **told),
         say(f"chat.plan.steps_by_{by}", **told),
         say(f"chat.plan.micro_batches_{packed}", **told),
+        *([say("chat.plan.shared", **told)] if told["saved"] != "0" else []),
     ]
 
 
@@ -177,3 +182,17 @@ def micro_batches(report: TextReport) -> tuple[float, float]:
     widths = [(len(batch), int(lengths[list(batch.indices)].max())) for w in plan.epoch(0) for batch in w]
     places = sum(count * width for count, width in widths)
     return used * len(lengths) / len(widths), 1 - int(lengths.sum()) / places
+
+
+def shared_tokens(report: TextReport) -> float:
+    """Which share of the rows' tokens need not be computed, since another row of the micro-batch begins with
+    them too: in the first micro-batches."""
+    if not report.sharing or report.plan is None:
+        return 0.0
+    all_tokens = laid = 0
+    for micro in islice((micro for window in report.plan.epoch(0) for micro in window), LOOKED_AT):
+        found = [report.table.row(int(report.train[index])) for index in micro.indices]
+        rows = [ids.tolist() for row in found for ids in (row.ids, row.rejected_ids) if ids is not None]
+        all_tokens += sum(map(len, rows))
+        laid += beginnings.shared(rows).tokens
+    return 1 - laid / all_tokens

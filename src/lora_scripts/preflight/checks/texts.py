@@ -49,6 +49,7 @@ class TextReport:
     max_length: int
     context: int
     packing: bool
+    sharing: bool
     source: str
     validation_source: str | None = None
     epochs: int | None = None
@@ -134,6 +135,7 @@ def check_texts(
         max_length=length,
         context=description.context,
         packing=config.packing,
+        sharing=config.packing and not config.lora_dropout,
         source=listing([each.path for each in training_sources(config)]),
         validation_source=config.validation.data_dir,
         epochs=config.epochs,
