@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from lora_scripts.adapters.lean import made_from
 
+from . import _lean_rotary
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -20,8 +22,13 @@ if TYPE_CHECKING:
 def make_lean(module: nn.Module) -> int:
     """Replaces what is known in a frozen model, and returns how many layers it was."""
     found = 0
+    known = (
+        (_is_norm, _norm_forward),
+        (_is_gated, _gated_forward),
+        (_lean_rotary.calls_it, _lean_rotary.forward_of),
+    )
     for layer in module.modules():
-        for fits, forward in ((_is_norm, _norm_forward), (_is_gated, _gated_forward)):
+        for fits, forward in known:
             if fits(layer) and (chosen := forward(layer)) is not None:
                 layer.forward = partial(chosen, layer)
                 found += 1
@@ -61,7 +68,7 @@ def _gated_forward(layer: Any) -> Callable[..., Tensor] | None:
 
     def forward(self: Any, x: Tensor) -> Tensor:
         gate, up = self.gate_proj(x), self.up_proj(x)
-        return self.down_proj(made_from(_gate()(gate, up), _gated, gate, up))
+        return self.down_proj(made_from(_gate()(gate, up), _gated_again, gate, up))
 
     return forward if _gives_the_same(layer, forward, getattr(layer.up_proj, "in_features", 0)) else None
 
@@ -136,10 +143,29 @@ def _gated(gate: Tensor, up: Tensor) -> Tensor:
     return silu(gate).mul_(up)
 
 
+_LEFT: list[Tensor] = []
+"""A gate and its silu: what the product leaves when it is made again, for the gate's own backward pass, which
+comes next."""
+
+
+def _gated_again(gate: Tensor, up: Tensor) -> Tensor:
+    from torch.nn.functional import silu
+
+    _LEFT[:] = gate, silu(gate)
+    return _LEFT[1] * up
+
+
+def _silu(gate: Tensor) -> Tensor:
+    from torch.nn.functional import silu
+
+    left = tuple(_LEFT)
+    _LEFT.clear()
+    return left[1] if left and left[0].data_ptr() == gate.data_ptr() else silu(gate)
+
+
 @lru_cache
 def _gate() -> Any:
     import torch
-    from torch.nn.functional import silu
 
     class Gate(torch.autograd.Function):
         """silu(gate) * up. silu(gate) is computed again rather than kept."""
@@ -153,6 +179,6 @@ def _gate() -> Any:
         def backward(ctx: Any, grad: Tensor) -> Any:
             gate, up = ctx.saved_tensors
             d_gate = torch.ops.aten.silu_backward(grad * up, gate)
-            return d_gate, silu(gate).mul_(grad)
+            return d_gate, _silu(gate).mul_(grad)
 
     return Gate.apply
