@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +27,29 @@ MEMORY_GOALS = {"trl default, batch 4": 0.5, "trl packing, batch 1": 0.8}
 LOSS_TOLERANCE = 0.01
 """Relative difference of two losses that counts as the same."""
 OURS = "lora-scripts, batch 4"
+RECOMPUTED = "lora-scripts, batch 4, activations recomputed"
 
 
 @dataclass(frozen=True)
 class Arm:
-    """Every arm goes once over the same rows, in the same order where it does not pack them itself."""
+    """Every arm goes once over the same rows, in the same order where it does not pack them itself.
+    ``overrides``: what differs from the arm's own defaults."""
 
     name: str
     peer: bool
     batch_size: int
     packing: bool
+    overrides: dict[str, Any] = field(default_factory=dict)
 
 
 ARMS = (
     Arm(OURS, False, 4, True),
     Arm("trl default, batch 4", True, 4, False),
     Arm("trl packing, batch 1", True, 1, True),
+)
+MORE = (
+    Arm(RECOMPUTED, False, 4, True, {"gradient_checkpointing": True}),
+    Arm("trl in fp32, batch 4", True, 4, False, {"bf16": False}),
 )
 
 
@@ -77,6 +84,7 @@ def measure(arm: Arm, job: dict[str, Any], work: Path, peers: Path | None, tag: 
         "adapter": str(folder / "adapter.safetensors"),
         "batch_size": arm.batch_size,
         "packing": arm.packing,
+        "overrides": arm.overrides,
     }
     if not arm.peer:
         whole["start"] = str(folder / "start.safetensors")
@@ -160,17 +168,18 @@ def summary(rounds: dict[str, list[dict[str, Any]]], warm: int) -> dict[str, dic
     return table
 
 
-def ratios(table: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
-    """What each peer takes for one of our seconds and bytes, beside the goal."""
-    ours = table[OURS]
+def ratios(table: dict[str, dict[str, float]], own: str = OURS) -> list[dict[str, Any]]:
+    """What each peer that a goal names takes for one of our seconds and bytes."""
+    ours = table[own]
     found = []
-    for name in table:
-        if name != OURS:
+    for name in SPEED_GOALS:
+        if name in table:
             speed = table[name]["ms_per_token"] / ours["ms_per_token"]
             memory = ours["peak_gb"] / table[name]["peak_gb"]
             reached = speed >= SPEED_GOALS[name] and memory <= MEMORY_GOALS[name]
             found.append(
                 {
+                    "ours": own,
                     "peer": name,
                     "times_faster": speed,
                     "goal_faster": SPEED_GOALS[name],
@@ -189,9 +198,10 @@ def report(result: dict[str, Any]) -> str:
         spread = f"{row['ms_lowest']:.2f} to {row['ms_highest']:.2f}"
         lines.append(f"| {name} | {row['ms_per_token']:.2f} ({spread}) | {row['peak_gb']:.2f} |")
     lines.append("")
-    for row in result["ratios"]:
+    for row in (*result["ratios"], *result.get("more_ratios", ())):
         lines.append(
-            f"{row['peer']}: {row['times_faster']:.2f} times faster (goal {row['goal_faster']}), "
+            f"{row['ours']}, against {row['peer']}: "
+            f"{row['times_faster']:.2f} times faster (goal {row['goal_faster']}), "
             f"{row['memory_share']:.2f} of its memory (goal {row['goal_memory']}): "
             f"{'reached' if row['reached'] else 'NOT reached'}"
         )
@@ -214,6 +224,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=8, help="windows of four rows in each round")
     parser.add_argument("--warm", type=int, default=2, help="first windows that are not counted")
     parser.add_argument("--loss-steps", type=int, default=24, help="windows of the loss comparison; 0: none")
+    parser.add_argument("--more", action="store_true", help="also ours with less memory, and TRL in fp32")
     parser.add_argument("--ours-only", action="store_true", help="measure this project alone")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args(arguments)
@@ -239,7 +250,7 @@ def main(arguments: list[str] | None = None) -> int:
             "seed": 1,
             "rows": str(rows),
         }
-        arms = [arm for arm in ARMS if peers or not arm.peer]
+        arms = [arm for arm in ARMS + (MORE if options.more else ()) if peers or not arm.peer]
         rounds: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in arms}
         for number in range(options.rounds):
             for arm in arms[number % len(arms) :] + arms[: number % len(arms)]:
@@ -253,6 +264,7 @@ def main(arguments: list[str] | None = None) -> int:
         result |= {
             "arms": table,
             "ratios": ratios(table),
+            "more_ratios": ratios(table, RECOMPUTED) if options.more else [],
             "rounds": options.rounds,
             "job": job | {"rows": options.rows, "base": Path(base).name, "steps": options.steps},
             "data": chosen.source,

@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from lora_scripts.families import _packed_attention, _plain_attention
+from lora_scripts.families import (
+    _attention_blocks,
+    _flash_attention,
+    _packed_attention,
+    _plain_attention,
+)
 from lora_scripts.families._causal import packing_is_isolated
 from lora_scripts.families._source import find, resolve
 from tests.texts import small
@@ -174,19 +179,26 @@ def test_models_whose_rows_would_leak_are_padded(tmp_path, kind):
 
 
 @pytest.mark.parametrize("window", [None, 5])
-@pytest.mark.parametrize("keep", [0, 512])
-def test_plain_products_in_half_precision_equal_sdpa(monkeypatch, window, keep):
-    monkeypatch.setattr(_plain_attention, "BLOCK", 16)
+@pytest.mark.parametrize(
+    ("way", "dtype", "keep", "allowed"),
+    [
+        (_plain_attention.plain, torch.bfloat16, 0, 0.01),
+        (_plain_attention.plain, torch.bfloat16, 512, 0.01),
+        (_flash_attention.flash, torch.float32, 0, 1e-6),
+    ],
+)
+def test_attention_in_blocks_equals_sdpa(monkeypatch, window, way, dtype, keep, allowed):
+    monkeypatch.setattr(_attention_blocks, "BLOCK", 16)
     monkeypatch.setattr(_plain_attention, "KEEP_UP_TO", keep)
     pack = _packed_attention.Pack((0, 3, 40, 41))
     drawn = torch.Generator().manual_seed(0)
     shapes = ((1, 41, 4, 16), (1, 41, 2, 16), (1, 41, 2, 16))
-    parts = [torch.randn(shape, generator=drawn).bfloat16() for shape in shapes]
-    half = [part.clone().transpose(1, 2).requires_grad_() for part in parts]
-    full = [part.float().transpose(1, 2).requires_grad_() for part in parts]
+    parts = [torch.randn(shape, generator=drawn).bfloat16().float() for shape in shapes]
+    ours = [part.to(dtype).transpose(1, 2).requires_grad_() for part in parts]
+    full = [part.clone().transpose(1, 2).requires_grad_() for part in parts]
     # A layer before this one may have had another window over the same rows.
-    _plain_attention.plain()(*half, pack, 0.3, 5 if window is None else None)
-    got = _plain_attention.plain()(*half, pack, 0.3, window)
+    way()(*ours, pack, 0.3, 5 if window is None else None)
+    got = way()(*ours, pack, 0.3, window)
     expected = torch.cat(
         [
             torch.nn.functional.scaled_dot_product_attention(
@@ -202,9 +214,9 @@ def test_plain_products_in_half_precision_equal_sdpa(monkeypatch, window, keep):
     weights = torch.randn(expected.shape, generator=drawn)
     (got.float() * weights).sum().backward()
     (expected * weights).sum().backward()
-    assert (got.float() - expected).norm() <= 0.01 * expected.norm()
-    for one, other in zip(half, full, strict=True):
-        assert (one.grad.float() - other.grad).norm() <= 0.01 * other.grad.norm()
+    assert (got.float() - expected).norm() <= allowed * expected.norm()
+    for one, other in zip(ours, full, strict=True):
+        assert (one.grad.float() - other.grad).norm() <= allowed * other.grad.norm()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_scripts.families import _packed_attention, _plain_attention
+from lora_scripts.families import _attention_blocks, _packed_attention, _plain_attention
 from lora_scripts.families import _shared_beginnings as beginnings
 from lora_scripts.families._causal import packing_is_isolated
 from lora_scripts.families._source import find, resolve
@@ -114,7 +114,7 @@ def test_scores_and_gradients_are_those_of_rows_that_share_nothing(tmp_path, kin
 @pytest.mark.parametrize("keep", [0, 512])
 def test_so_they_are_in_half_precision(tmp_path, monkeypatch, kind, keep):
     """Whose own attention, in blocks, is another program than that of float32."""
-    monkeypatch.setattr(_plain_attention, "BLOCK", 8)
+    monkeypatch.setattr(_attention_blocks, "BLOCK", 8)
     monkeypatch.setattr(_plain_attention, "KEEP_UP_TO", keep)
     model = load(tmp_path, kind, dtype=torch.bfloat16)
     model.family.set_gradient_checkpointing(model, keep == 0)

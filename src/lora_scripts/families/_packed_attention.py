@@ -172,10 +172,12 @@ def attention(
         raise NotPackableError("a bias by position")
 
     if not bends and dropout == 0.0:
-        if query.device.type == "cpu" and query.dtype in halves() and key.shape[1:] == value.shape[1:]:
+        if query.device.type == "cpu" and query.shape[-1] == key.shape[-1] == value.shape[-1]:
+            from ._flash_attention import flash
             from ._plain_attention import plain
 
-            return plain()(query, key, value, pack, scale, sliding_window), None
+            way = plain() if query.dtype in halves() else flash()
+            return way(query, key, value, pack, scale, sliding_window), None
         if query.device.type == "cuda":
             from ._varlen_attention import varlen, works
 

@@ -3,60 +3,18 @@ backward pass is faster than the fused kernel's."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from ._packed_attention import Pack, Range, band, gathered
+from ._attention_blocks import Block, blocks, collect, penalty
+from ._packed_attention import Pack, gathered
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
-BLOCK = 256
-"""Queries that are looked at together; of what a causal model never sees, half a block is computed."""
 KEEP_UP_TO = 512
 """Tokens of the longest row up to which attention weights are kept for the backward pass; for longer rows
 they would outgrow everything else that is kept, and are computed again."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """Queries ``start`` to ``stop`` of the sequence, all of one run, and where the keys lie that they see."""
-
-    start: int
-    stop: int
-    seen: tuple[Range, ...]
-
-
-def blocks(pack: Pack, window: int | None) -> list[Block]:
-    """Runs cut into at most ``BLOCK`` queries each: a block needs no keys after its last query, nor before
-    its first one's window."""
-    found = []
-    for run in pack.runs:
-        length, before = run.stop - run.start, run.keys - (run.stop - run.start)
-        count = -(-length // BLOCK)
-        for low, high in pairwise(length * i // count for i in range(count + 1)):
-            first = 0 if window is None else max(0, before + low - window + 1)
-            seen = run.places(first, before + high)
-            found.append(Block(run.start + low, run.start + high, seen))
-    return found
-
-
-def _penalty(
-    pack: Pack, queries: int, keys: int, many: int, window: int | None, dtype: torch.dtype
-) -> Tensor:
-    """What is added to the scores, (many * queries, keys): 0 where a query sees a key, else -inf."""
-    import torch
-
-    key = ("penalty", queries, keys, many, window, dtype)
-    if key not in pack.masks:
-        seen = band(queries, keys, window, torch.device("cpu"))[0, 0]
-        zero = torch.zeros(queries, keys, dtype=dtype)
-        pack.masks[key] = zero.masked_fill_(~seen, float("-inf")).repeat(many, 1)
-    found: Tensor = pack.masks[key]
-    return found
 
 
 @lru_cache
@@ -70,20 +28,14 @@ def plain() -> Any:
     ) -> tuple[Tensor, Tensor]:
         """Queries (K, many * queries, D) and their softmax over the block's keys."""
         groups, many = key.shape[1], query.shape[1] // key.shape[1]
-        q = query[0, :, block.start : block.stop].reshape(groups, -1, query.shape[-1])
+        q = query[0, :, block.queries].reshape(groups, -1, query.shape[-1])
         keys = gathered(key[0], block.seen, 1).transpose(1, 2)
-        penalty = _penalty(pack, block.stop - block.start, keys.shape[2], many, window, q.dtype)
-        return q, torch.baddbmm(penalty, q, keys, alpha=scale).softmax(dim=-1)
+        mask = penalty(pack, block.stop - block.start, keys.shape[2], window, q.dtype, many)
+        return q, torch.baddbmm(mask, q, keys, alpha=scale).softmax(dim=-1)
 
     def apart(tokens_first: Tensor, groups: int) -> Tensor:
         """(queries, H, D) -> (K, many, queries, D), a view."""
         return tokens_first.unflatten(1, (groups, -1)).permute(1, 2, 0, 3)
-
-    def collect(sums: Tensor, found: Tensor, block: Block) -> None:
-        """Adds (K, keys, D) to the keys' places in (T, K, D)."""
-        parts = found.transpose(0, 1).split([stop - start for start, stop in block.seen])
-        for (start, stop), part in zip(block.seen, parts, strict=True):
-            sums[start:stop] += part
 
     class Plain(torch.autograd.Function):
         @staticmethod
@@ -98,7 +50,7 @@ def plain() -> Any:
             for block in blocks(pack, window):
                 _, weights = weights_of(query, key, block, pack, scale, window)
                 mixed = torch.bmm(weights, gathered(value[0], block.seen, 1))
-                place = apart(out[0, block.start : block.stop], groups)
+                place = apart(out[0, block.queries], groups)
                 place.copy_(mixed.view(place.shape))
                 kept += [weights] if keeps else []
             ctx.save_for_backward(query, key, value, *kept)
@@ -116,7 +68,7 @@ def plain() -> Any:
                 torch.zeros_like(part.transpose(1, 2), dtype=torch.float32) for part in (key, value)
             )
             for number, block in enumerate(blocks(ctx.pack, ctx.window)):
-                mine = slice(block.start, block.stop)
+                mine = block.queries
                 if kept:
                     weights = kept[number]
                     q = query[0, :, mine].reshape(groups, -1, width)
