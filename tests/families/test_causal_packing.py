@@ -219,6 +219,23 @@ def test_attention_in_blocks_equals_sdpa(monkeypatch, window, way, dtype, keep, 
         assert (one.grad.float() - other.grad).norm() <= allowed * other.grad.norm()
 
 
+def test_heads_whose_numbers_lie_apart_are_read_right():
+    """The fused kernel would read what lies beside them."""
+    pack = _packed_attention.Pack((0, 5, 12))
+    drawn = torch.Generator().manual_seed(0)
+    parts = [torch.randn((1, heads, 12, 16), generator=drawn) for heads in (4, 2, 2)]
+    weights = torch.randn((1, 12, 4, 16), generator=drawn)
+    found = []
+    for apart in (False, True):
+        turned = [part.mT.contiguous().mT if apart else part.clone() for part in (*parts, weights)]
+        *given, upstream = turned
+        out = _flash_attention.flash()(*(part.requires_grad_() for part in given), pack, 0.3, None)
+        out.backward(upstream)
+        found.append([out.detach(), *(part.grad for part in given)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_recomputation_in_the_backward_pass_sees_its_own_rows(tmp_path, dtype):
     model = load(small.write_model(tmp_path), dtype=dtype)

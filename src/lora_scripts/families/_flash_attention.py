@@ -21,6 +21,10 @@ def flash() -> Any:
     forward_of = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     backward_of = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
+    def even(tensor: Tensor) -> Tensor:
+        """The kernel takes it for granted that the numbers of a head lie one after another."""
+        return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
     def of(
         block: Block, pack: Pack, window: int | None, query: Tensor, key: Tensor, value: Tensor
     ) -> tuple[Tensor, ...]:
@@ -34,6 +38,7 @@ def flash() -> Any:
         def forward(
             ctx: Any, query: Tensor, key: Tensor, value: Tensor, pack: Pack, scale: float, window: int | None
         ) -> Tensor:
+            query, key, value = even(query), even(key), even(value)
             out = query.new_empty(1, query.shape[2], query.shape[1], query.shape[3])
             sums = []
             for block in blocks(pack, window):
