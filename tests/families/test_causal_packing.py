@@ -219,6 +219,21 @@ def test_attention_in_blocks_equals_sdpa(monkeypatch, window, way, dtype, keep, 
         assert (one.grad.float() - other.grad).norm() <= allowed * other.grad.norm()
 
 
+@pytest.mark.parametrize("values", [torch.float32, torch.bfloat16])
+def test_what_autocast_computes_in_half_precision_is_left_to_it(values):
+    """Rotary positions in float32 beside projections that autocast has cast already, as in a base that is
+    kept in float32."""
+    drawn = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn((1, heads, 12, 16), generator=drawn) for heads in (4, 2, 2))
+    module = torch.nn.Module()
+    with _packed_attention.packed((0, 5, 12)):
+        expected, _ = _packed_attention.attention(module, query, key, value, None)
+        with torch.autocast("cpu", torch.bfloat16):
+            got, _ = _packed_attention.attention(module, query, key, value.to(values), None)
+    assert got.dtype == torch.bfloat16
+    assert (got.float() - expected).norm() <= 0.01 * expected.norm()
+
+
 def test_heads_whose_numbers_lie_apart_are_read_right():
     """The fused kernel would read what lies beside them."""
     pack = _packed_attention.Pack((0, 5, 12))

@@ -172,11 +172,7 @@ def attention(
         raise NotPackableError("a bias by position")
 
     if not bends and dropout == 0.0:
-        if query.device.type == "cpu" and query.shape[-1] == key.shape[-1] == value.shape[-1]:
-            from ._flash_attention import flash
-            from ._plain_attention import plain
-
-            way = plain() if query.dtype in halves() else flash()
+        if query.device.type == "cpu" and (way := _way_of_a_processor(query, key, value)) is not None:
             return way(query, key, value, pack, scale, sliding_window), None
         if query.device.type == "cuda":
             from ._varlen_attention import varlen, works
@@ -207,6 +203,21 @@ def attention(
     import torch
 
     return torch.cat(outs, dim=1), None
+
+
+def _way_of_a_processor(*parts: Tensor) -> Any:
+    """What attends to these queries, keys and values in blocks; None where they are not of one kind, or are
+    yet to be cast."""
+    import torch
+
+    from ._flash_attention import flash
+    from ._plain_attention import plain
+
+    if len({(part.dtype, part.shape[-1]) for part in parts}) > 1:
+        return None
+    if parts[0].dtype in halves():
+        return plain()
+    return None if torch.is_autocast_enabled("cpu") else flash()
 
 
 def gathered(tensor: Tensor, ranges: Sequence[Range], dim: int) -> Tensor:
