@@ -42,7 +42,8 @@ def test_an_empty_rank_joins_in(make_text_desk):
     same_losses(desk, "one", "two")
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
 def test_a_launcher_starts_the_same_run(make_text_desk, launcher):
     desk = make_text_desk()
     desk.config(**BATCH)
