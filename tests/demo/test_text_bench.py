@@ -60,17 +60,6 @@ def test_goals_are_reached_only_with_speed_and_memory():
     assert [row["reached"] for row in large] == [False, False]
 
 
-def test_one_arm_must_reach_all_goals():
-    speed = [{"reached": True}, {"reached": False}]
-    memory = [{"reached": False}, {"reached": True}]
-    both = [{"reached": True}, {"reached": True}]
-    assert not text.reached({"ratios": speed, "more_ratios": memory})
-    assert text.reached({"ratios": speed, "more_ratios": both})
-    assert text.reached({"ratios": both, "more_ratios": []})
-    assert not text.reached({"ratios": speed})
-    assert text.reached({"ratios": []})
-
-
 def test_a_median_over_rounds_and_its_spread():
     runs = {"lora-scripts, batch 4": [run_of(value, 1e9) for value in (0.004, 0.009, 0.005)]}
     row = text.summary(runs, 2)["lora-scripts, batch 4"]
