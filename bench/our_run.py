@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 def open_run(values: Mapping[str, Any]) -> tuple[Session, Any]:
     """The session on one thread, and the report of the data that it learns from."""
+    from lora_scripts.training import heap
+
+    heap.prepare()
     import torch
 
     from lora_scripts.config.schema import RunConfig

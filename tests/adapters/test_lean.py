@@ -128,7 +128,7 @@ def test_the_derivative_is_that_of_the_function(start, dropout):
 
     def function(x, first, second):
         torch.manual_seed(3)
-        part = lean.Part(weight, bias, first, second, SCALE, frozen)
+        part = lean.Part(weight, bias, first, second, SCALE, weight.dtype, frozen)
         return lean.linear(x, part, dropout=dropout)[0]
 
     assert torch.autograd.gradcheck(function, (drawn(2, 4, 5), drawn(3, 5), drawn(6, 3)))
@@ -144,7 +144,7 @@ def test_the_derivative_of_parts_that_share_an_input_is_that_of_the_functions():
 
     def function(x, *pairs):
         parts = [
-            lean.Part(weights[i], biases[i], pairs[2 * i], pairs[2 * i + 1], scale)
+            lean.Part(weights[i], biases[i], pairs[2 * i], pairs[2 * i + 1], scale, weights[i].dtype)
             for i, scale in enumerate((SCALE, 1.3))
         ]
         return lean.linear(x, *parts)

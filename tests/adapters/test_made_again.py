@@ -45,7 +45,8 @@ def grown(noted, *, change=None, dropout=0.0, recomputed=False):
         if change:
             made.add_(change)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            return lean.linear(made, lean.Part(weight, None, first, second, 0.7), dropout=dropout)[0]
+            part = lean.Part(weight, None, first, second, 0.7, weight.dtype)
+            return lean.linear(made, part, dropout=dropout)[0]
 
     torch.manual_seed(9)
     out = checkpoint(layer, gate, up, use_reentrant=True) if recomputed else layer(gate, up)

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from .compiled_later import compiled_later
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -27,7 +29,9 @@ def inject(module: nn.Module, names: Sequence[str], adapter: str, **settings: An
     ``settings`` are those of ``LoraConfig``. Dropout is left out at experts: PEFT has none there.
     """
     import torch
-    from peft import LoraConfig, inject_adapter_in_model
+
+    with compiled_later():
+        from peft import LoraConfig, inject_adapter_in_model
 
     experts = experts_in(module, names)
     linear = [name for name in names if name not in set(experts)]

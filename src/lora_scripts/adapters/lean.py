@@ -14,6 +14,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
+from .narrow import computes_in
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -54,6 +56,10 @@ def fits(layer: Any) -> bool:
     return plain and not layer.lora_variant and not any(layer.lora_bias.values())
 
 
+def is_lean(layer: Any) -> bool:
+    return type(layer) is _layer_class()
+
+
 @cache
 def _layer_class() -> type:
     from peft.tuners.lora import layer as peft_layers
@@ -77,13 +83,14 @@ def _layer_class() -> type:
 @dataclass(frozen=True)
 class Part:
     """A linear layer with its LoRA: ``weight`` (out, in), ``first`` (r, in), ``second`` (out, r); ``start``
-    holds A0 and B0 of the same shapes, or nothing."""
+    holds A0 and B0 of the same shapes, or nothing. ``dtype``: what it computes in without autocast."""
 
     weight: Tensor
     bias: Tensor | None
     first: Tensor
     second: Tensor
     scale: float
+    dtype: torch.dtype
     start: tuple[Tensor | None, Tensor | None] = (None, None)
 
 
@@ -99,6 +106,7 @@ def part_of(layer: Any) -> Part | None:
         layer.lora_A[name].weight,
         layer.lora_B[name].weight,
         layer.scaling[name],
+        computes_in(base),
         (getattr(layer, "lora_start_A", None), getattr(layer, "lora_start_B", None)),
     )
 
@@ -142,13 +150,13 @@ def linear(x: Tensor, *parts: Part, dropout: float = 0.0) -> tuple[Tensor, ...]:
 
     ``x`` is (..., in). Several parts share passes over it; they have neither dropout nor a start.
 
-    Computes in autocast's dtype, else in the weight's; ``weight`` and ``bias`` get no gradient, ``first`` and
+    Computes in autocast's dtype, else in the parts'; ``weight`` and ``bias`` get no gradient, ``first`` and
     ``second`` get theirs in their own dtype, summed over tokens in float32.
     """
     import torch
 
     kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else parts[0].weight.dtype
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else parts[0].dtype
     recipe = _recipe(x) if x.dtype == dtype else (None, ())
     scales = tuple(part.scale for part in parts)
     tensors = [t for p in parts for t in (p.weight, p.bias, p.first, p.second)]

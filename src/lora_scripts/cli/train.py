@@ -25,12 +25,14 @@ def train(
     from rich.console import Console
 
     from lora_scripts.config.load import load_config
+    from lora_scripts.training import heap
 
     from .console import print_problems
     from .progress import phase_bar
 
     run_config = load_config(config, overrides=set_ or (), output_dir=output_dir)
 
+    heap.prepare()
     # After the file is read: what is wrong in it is said without waiting for these.
     from lora_scripts.preflight.plan import plan_lines
     from lora_scripts.preflight.prepare import prepare

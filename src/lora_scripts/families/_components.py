@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_scripts.adapters.compiled_later import compiled_later
 from lora_scripts.core.problems import Location, Problem, ProblemsError
 
 from ._base import Component
@@ -36,7 +37,8 @@ def quiet_libraries(*names: str) -> None:
 
 def component_class(part: Component) -> Any:
     quiet_libraries("diffusers", "transformers")
-    return getattr(importlib.import_module(part.library), part.class_name)
+    with compiled_later():
+        return getattr(importlib.import_module(part.library), part.class_name)
 
 
 def build(part: Component, config: Mapping[str, Any]) -> nn.Module:

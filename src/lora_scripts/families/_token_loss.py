@@ -106,6 +106,7 @@ def _fused() -> Any:
                 scores[at] = _read(logits, labels[at], None if slope is None else logits)
                 if slope is not None:
                     torch.mm(logits.to(weight.dtype), weight, out=slope[at]).neg_()
+                del logits  # or they would lie beside those of the next slice
             if slope is not None:
                 ctx.save_for_backward(slope)
             return scores

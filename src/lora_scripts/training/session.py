@@ -12,7 +12,7 @@ from lora_scripts.core.events import Noted
 from lora_scripts.families._base import Family, Model
 from lora_scripts.preflight.prepare import Prepared, Report
 
-from . import optimizers
+from . import heap, optimizers
 from .averages import Lender, MovingAverage, Values, schedule_free_evaluation
 from .batches import Batches
 from .callbacks.validation import Evaluator
@@ -112,6 +112,7 @@ def open_session(
     config = config.model_copy(update=dict(opened.found))
     model, adapter = opened.model, opened.adapter
     set_training(model, adapter, True)
+    heap.give_back()
     group = group or Group()
     batches = Batches(model, opened.examples, dataset.plan, config.seed, group)
     job = Job(
