@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lora_scripts.adapters import lean
 from lora_scripts.adapters.attach import attach, detach, disabled, set_training
 from lora_scripts.adapters.narrow import hold_narrow
 from lora_scripts.adapters.spec import AdapterSpec
@@ -81,6 +82,29 @@ def test_layers_of_peft_and_weights_that_are_narrow_already_are_left_alone():
     half = rounded(torch.bfloat16)
     half.predictor.bfloat16()
     assert hold_narrow(attach(half, AdapterSpec(4, 2.8), lean=True).layers.values()) == 0
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [1, lean.FEW, lean.FEW + 1])
+def test_few_rows_go_through_the_matrix_piece_by_piece(rows, bias, monkeypatch):
+    monkeypatch.setattr(lean, "CLOSE", 7 * 4 * 5)  # five outputs at a time
+    pieces = []
+    monkeypatch.setattr(torch, "mm", counted(torch.mm, pieces))
+    monkeypatch.setattr(torch, "addmm", counted(torch.addmm, pieces))
+    x, weight = torch.randn(rows, 7), torch.randn(12, 7).bfloat16()
+    added = torch.randn(12) if bias else None
+    out = torch.empty(rows, 12)
+    lean._base_product(x, weight, added, out)
+    torch.testing.assert_close(out, torch.nn.functional.linear(x, weight.float(), added))
+    assert len(pieces) == (3 if rows <= lean.FEW else 1)
+
+
+def counted(function, calls):
+    def call(*args, **kwargs):
+        calls.append(args)
+        return function(*args, **kwargs)
+
+    return call
 
 
 def test_under_autocast_its_dtype_is_what_is_computed_in():

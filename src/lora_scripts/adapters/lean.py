@@ -24,6 +24,10 @@ MADE_FROM = "lora_scripts_made_from"
 """Attribute of a tensor: its version, how to make it again, and from which tensors."""
 FED_ALIKE = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Names of neighbouring layers that read the same tensor, in the order in which they do."""
+FEW = 16
+"""Rows for which a product takes no longer than to read its matrix."""
+CLOSE = 2**20
+"""Bytes of a matrix that stay in a processor's cache."""
 STEPS = 1 << 16
 """Into how many steps the probability of dropout is rounded."""
 
@@ -214,6 +218,23 @@ def kept(like: Tensor, dropout: float, seed: int) -> tuple[Tensor, float]:
     return ones, STEPS / (STEPS - below)
 
 
+def _base_product(rows: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    """``rows @ weight.T + bias`` in the rows' dtype. For few rows, as when a text is written word by word, what
+    a cast makes is read while it is in the processor's cache: it would take longer than the product."""
+    import torch
+
+    step = len(weight)
+    if weight.dtype != rows.dtype and len(rows) <= FEW:
+        step = max(1, CLOSE // (weight.shape[1] * rows.element_size()))
+    for start in range(0, len(weight), step):
+        at = slice(start, start + step)
+        part = weight[at].to(rows.dtype).T
+        if bias is None:
+            torch.mm(rows, part, out=out[:, at])
+        else:
+            torch.addmm(bias[at].to(rows.dtype), rows, part, out=out[:, at])
+
+
 @cache
 def _function() -> Any:
     import torch
@@ -249,14 +270,10 @@ def _function() -> Any:
                 outs = []
                 pieces = narrow.split([b.shape[1] for b in bs], dim=1)
                 for weight, bias, b, piece, scale in zip(weights, biases, bs, pieces, scales, strict=True):
-                    base = weight.to(dtype).T
                     # in its final shape from the start: autograd lets nobody write to a view made in here
                     out = rows.new_empty(*x.shape[:-1], len(weight))
                     flat = out.view(-1, len(weight))
-                    if bias is None:
-                        torch.mm(rows, base, out=flat)
-                    else:
-                        torch.addmm(bias.to(dtype), rows, base, out=flat)
+                    _base_product(rows, weight, bias, flat)
                     flat.addmm_(piece, b.T, alpha=scale)
                     outs.append(out)
             ctx.way, ctx.scales, ctx.dropout, ctx.shape = way, scales, dropout, x.shape
