@@ -219,8 +219,8 @@ def kept(like: Tensor, dropout: float, seed: int) -> tuple[Tensor, float]:
 
 
 def _base_product(rows: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
-    """``rows @ weight.T + bias`` in the rows' dtype. For few rows, as when a text is written word by word, what
-    a cast makes is read while it is in the processor's cache: it would take longer than the product."""
+    """``rows @ weight.T + bias`` in the rows' dtype. For few rows, as when a text is written word by word,
+    what a cast makes is read while it is in the processor's cache: it would take longer than the product."""
     import torch
 
     step = len(weight)
