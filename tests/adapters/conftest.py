@@ -12,7 +12,6 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def model(folder):
-    from lora_scripts.families import _source
+    from tests.families.loaded import load
 
-    source = _source.resolve(str(folder))
-    return _source.find("auto", source).load(source)
+    return load(folder)

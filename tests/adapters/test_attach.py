@@ -14,6 +14,7 @@ from lora_scripts.adapters.attach import (
 )
 from lora_scripts.adapters.spec import AdapterSpec
 from lora_scripts.families._base import Draw
+from tests.families.loaded import load
 
 
 def predict(model):
@@ -94,10 +95,7 @@ def test_start_values_depend_on_seed_and_name_alone(folder):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_weights_are_float32_on_a_half_precision_base_and_alone_get_gradients(folder, dtype):
-    from lora_scripts.families import _source
-
-    source = _source.resolve(str(folder))
-    model = _source.find("auto", source).load(source, dtype=dtype)
+    model = load(folder, dtype=dtype)
     adapter = attach(model, AdapterSpec(4, 4.0))
     excite(adapter)
     assert {p.dtype for p in adapter.parameters.values()} == {torch.float32}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SRC = ROOT / "src" / "lora_scripts"
 
 
-@lru_cache
+@cache
 def python_files(*folders: str) -> tuple[Path, ...]:
     """Every Python file of ours under the named folders, or of the whole repository."""
     if folders:
@@ -25,7 +25,7 @@ def ours(path: Path) -> bool:
     return path.relative_to(ROOT).parts[0] not in {"build", "dist", "output", "models"}
 
 
-@lru_cache
+@cache
 def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 

@@ -6,6 +6,7 @@ import ast
 import re
 import string
 import tomllib
+from functools import cache
 
 import pytest
 
@@ -21,6 +22,7 @@ CHINESE = re.compile(r"[\u4e00-\u9fff]")
 SPEAKING = python_files("src/lora_scripts", "demo", "scripts")
 
 
+@cache
 def table(language: str, room: str) -> dict:
     return tomllib.loads((MESSAGES / language / room).read_text(encoding="utf-8"))
 
@@ -96,6 +98,7 @@ def test_placeholders_are_plain_names():
     assert all(name.isidentifier() for text in texts for name in placeholders(text))
 
 
+@cache
 def constants() -> set[str]:
     found = set()
     for path in SPEAKING:

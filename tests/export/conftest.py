@@ -32,11 +32,10 @@ def load(folder):
     """A tiny base with a LoRA that has an effect: (model, adapter)."""
     from lora_scripts.adapters.attach import attach
     from lora_scripts.adapters.spec import AdapterSpec
-    from lora_scripts.families import _source
+    from tests.families.loaded import load
 
     def make(dtype=torch.float32, alpha=3.0, text=True, **options):
-        source = _source.resolve(str(folder))
-        model = _source.find("auto", source).load(source, dtype=dtype)
+        model = load(folder, dtype=dtype)
         adapter = attach(model, AdapterSpec(4, alpha, **options), train_text_encoder=text, seed=1)
         with torch.no_grad():
             for name, parameter in adapter.parameters.items():

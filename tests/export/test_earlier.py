@@ -13,7 +13,7 @@ from lora_scripts.core.problems import ProblemsError
 from lora_scripts.export.earlier import fitted, put_into
 from lora_scripts.export.kohya import export_lora
 from lora_scripts.export.readback import probe
-from tests.families.test_single_file import load as load_base
+from tests.families.loaded import load as load_base
 
 
 def predicted(model):

@@ -136,7 +136,8 @@ def test_many_examples_at_a_time_give_what_each_gives_alone():
     bad = chat(user("?"), bot("", tool_calls=(CALL,)), where=Location("rows.jsonl", 1000))
     problems: list = []
     together = list(encoder(chat_tokenizer()).encode_all([*talks, bad, *talks], problems.append))
-    alone = [row for talk in talks for row in encoder(chat_tokenizer()).encode(talk)]
+    tokenizer = chat_tokenizer()
+    alone = [row for talk in talks for row in encoder(tokenizer).encode(talk)]
     assert [row.ids.tolist() for _, row in together] == [row.ids.tolist() for row in alone] * 2
     assert [row.line for _, row in together] == [row.line for row in alone] * 2
     assert [(problem.code, str(problem.where)) for problem in problems] == [("LS2204", "rows.jsonl:1000")]

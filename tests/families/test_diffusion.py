@@ -12,16 +12,11 @@ from PIL import Image
 
 from lora_scripts.adapters.attach import attach, set_training
 from lora_scripts.adapters.spec import AdapterSpec
-from lora_scripts.families import _source
 from lora_scripts.families._attention import PLAIN_UP_TO, ByShape
 from lora_scripts.families._base import Draw
 from lora_scripts.families._stages import StageOptions
 from tests.families import tiny
-
-
-def load(path, **kwargs):
-    source = _source.resolve(str(path))
-    return _source.find("auto", source).load(source, **kwargs)
+from tests.families.loaded import load
 
 
 @pytest.fixture(scope="module")

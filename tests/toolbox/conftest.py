@@ -17,10 +17,9 @@ def make_lora(path, folder, seed=1, size=0.3):
     from lora_scripts.adapters.attach import attach
     from lora_scripts.adapters.spec import AdapterSpec
     from lora_scripts.export.kohya import export_lora
-    from lora_scripts.families import _source
+    from tests.families.loaded import load
 
-    source = _source.resolve(str(folder))
-    model = _source.find("auto", source).load(source)
+    model = load(folder)
     adapter = attach(model, AdapterSpec(4, 4.0), seed=seed)
     with torch.no_grad():
         for name, parameter in adapter.parameters.items():

@@ -124,7 +124,8 @@ def test_a_base_that_was_a_pickle_is_the_base(quick, tmp_path):
     single.unlink()
     (done,) = convert(tmp_path / "sd.ckpt")
     assert _source.find("auto", _source.resolve(str(done.path))).sheet.name == "sd15"
-    assert all(same(load_file(done.path)[name], tensor) for name, tensor in before.items())
+    after = load_file(done.path)
+    assert all(same(after[name], tensor) for name, tensor in before.items())
 
 
 def test_a_language_model_in_shards_is_found_by_its_library(quick, tmp_path):
