@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-text demo-base demo-captioner demo-reference test test-all test-gpu fuzz torture lint type format docs check
+.PHONY: help setup demo demo-text demo-base demo-captioner demo-reference test test-long test-all test-gpu fuzz torture lint type format docs check
 
 help:  ## List what can be done
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,7 +31,10 @@ demo-reference: setup  ## Train the full fine-tuning that the demo compares with
 test: setup  ## Run the tests, some minutes (.venv/bin/python -m pytest -n auto)
 	$(VENV) -m pytest -n auto
 
-test-all: setup  ## Run the slow tests too (.venv/bin/python -m pytest -m "not gpu")
+test-long: setup  ## Run the long tests that `make test` leaves out (.venv/bin/python -m pytest -m "long and not slow and not gpu" -n auto)
+	$(VENV) -m pytest -m "long and not slow and not gpu" -n auto
+
+test-all: setup  ## Run the long and the slow tests too (.venv/bin/python -m pytest -m "not gpu")
 	$(VENV) -m pytest -m "not gpu"
 
 test-gpu: setup  ## Run the tests that need an NVIDIA card (.venv/bin/python -m pytest -m gpu)

@@ -48,6 +48,7 @@ def test_inspect_needs_no_heavy_packages_until_a_file_is_opened():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.long
 def test_generate_writes_a_picture_and_says_where(tmp_path, base):
     done = cli(
         "generate", "--base", base, "--prompt", "a red house", "--steps", 1, "--width", 16, "--height", 16,

@@ -175,7 +175,11 @@ def start(tmp_path: Path, pause: float = 0.0) -> subprocess.Popen[str]:
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)],
+    [
+        (signal.SIGKILL, -9),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.long),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long),
+    ],
     ids=lambda n: str(n),
 )
 def test_killed_half_way_and_run_again_no_picture_is_captioned_twice(tmp_path, number, code):

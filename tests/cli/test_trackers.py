@@ -83,6 +83,7 @@ def test_an_absent_library_is_said_before_training(make_desk, name):  # noqa: F8
     assert not (desk.root / "output/my_style").exists()
 
 
+@pytest.mark.long
 def test_a_resumed_run_goes_on_in_the_tracker_and_no_key_is_written(
     make_text_desk,  # noqa: F811
     played,
@@ -107,12 +108,12 @@ def test_a_resumed_run_goes_on_in_the_tracker_and_no_key_is_written(
 
 
 def test_a_tracker_that_refuses_does_not_end_the_run_and_the_key_is_not_said(
-    make_desk,  # noqa: F811
+    make_text_desk,  # noqa: F811
     at_hand,
     monkeypatch,
 ):
     monkeypatch.setenv("BROKEN", "1")
-    desk = make_desk()
+    desk = make_text_desk()
     config = desk.config(logging={"trackers": ["wandb"], "tensorboard": False}, max_steps=2)
     done = desk.train(config)
     assert done.code == 0, done.text
@@ -122,8 +123,8 @@ def test_a_tracker_that_refuses_does_not_end_the_run_and_the_key_is_not_said(
     assert CANARY.encode() not in done.text.encode() + everything_below(desk.root)
 
 
-def test_nothing_is_sent_unless_named(make_desk, at_hand):  # noqa: F811
-    desk = make_desk()
+def test_nothing_is_sent_unless_named(make_text_desk, at_hand):  # noqa: F811
+    desk = make_text_desk()
     done = desk.train(desk.config(logging={"tensorboard": False}, max_steps=1))
     assert done.code == 0, done.text
     assert not at_hand.exists()

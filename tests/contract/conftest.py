@@ -162,13 +162,13 @@ def desk(make_desk) -> Desk:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, tiny_base) -> Desk:
-    """One finished run with previews, that several rows look at."""
+    """One finished run with previews, that several rows look at; M1 has the same from a shell."""
     root = tmp_path_factory.mktemp("trained")
     write_csv(root / "pics" / "metadata.csv", draw_pictures(root / "pics", 22))
     desk = Desk(root, tiny_base)
     preview = {"prompts": ["a red house", "a blue house"], "steps": 2, "width": 16, "height": 16}
     config = desk.config(preview=preview, trigger_word="mystyle", lora_alpha=2)
-    done = process(ROOT / "train.py", "--config", config.name, cwd=root)
+    done = desk.train(config.name)
     assert done.code == 0, done.text
     return desk
 
@@ -239,12 +239,12 @@ def text_desk(make_text_desk) -> TextDesk:
 
 @pytest.fixture(scope="session")
 def trained_voice(tmp_path_factory, tiny_chat_base) -> TextDesk:
-    """One finished text run with previews, from a shell, that several rows look at."""
+    """One finished text run with previews, that several rows look at; M5 has the same from a shell."""
     root = tmp_path_factory.mktemp("voice")
     write_rows(root / "rows.jsonl")
     desk = TextDesk(root, tiny_chat_base)
     config = desk.config(preview={"prompts": ["Where is my parcel?"], "max_new_tokens": 8})
-    done = process(ROOT / "train.py", "--config", config.name, cwd=root)
+    done = desk.train(config.name)
     assert done.code == 0, done.text
     (root / "said.txt").write_text(done.text, encoding="utf-8")
     return desk

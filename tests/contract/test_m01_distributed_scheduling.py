@@ -8,6 +8,7 @@ import torch
 
 from tests.contract.several import TWO, ranks_of, same_losses, start, train, wait_for
 
+pytestmark = pytest.mark.long
 BATCH = {"batch_size": 2, "gradient_accumulation_steps": 3, "max_steps": 6, "save_steps": 3}
 
 

@@ -63,6 +63,7 @@ def test_a_launcher_starts_the_same_run_on_the_demo_base(make_desk, launcher):
     assert file_of(desk, "two") == file_of(desk, "cut")
 
 
+@pytest.mark.long
 def test_every_process_skips_what_is_not_finite_on_one(make_desk):
     desk = make_desk()
     desk.config(**{**BATCH, "max_steps": 8})

@@ -1,5 +1,7 @@
 """M2: the same YAML gives the same experiment: repeated from config.yaml and from the LoRA's own header."""
 
+import pytest
+
 
 def weights(desk, output):
     return (desk.root / output / "pytorch_lora_weights.safetensors").read_bytes()
@@ -23,6 +25,7 @@ def test_m02_a_lora_rebuilds_its_own_yaml(trained):
     assert weights(trained, "output/header") == weights(trained, "output/my_style")
 
 
+@pytest.mark.long
 def test_m02_another_seed_is_another_experiment(trained):
     other = trained.cli(
         "train", "--config", "output/my_style/config.yaml", "--output-dir", "output/seed", "--set", "seed=43"

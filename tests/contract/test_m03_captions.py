@@ -31,6 +31,7 @@ def label(*words: object, cwd: Path):
     return command("label", "--no-check", *words, cwd=cwd)
 
 
+@pytest.mark.long
 def test_m03_the_first_of_the_three_steps_as_typed(make_desk, blip):
     desk = make_desk()
     data = desk.root / "data" / "cyberpunk_cities"
@@ -88,6 +89,7 @@ def test_m03_a_fixed_prefix_and_a_trigger_word(make_desk, blip):
     assert all(caption.startswith("portrait of NAME, in the style of ink") for caption in captions)
 
 
+@pytest.mark.long
 def test_m03_broken_pictures_are_named_and_the_rest_trains(make_desk, blip):
     desk = make_desk()
     data = desk.root / "mixed"
@@ -111,6 +113,7 @@ def test_m03_broken_pictures_are_named_and_the_rest_trains(make_desk, blip):
     assert trained.code == 0, trained.text
 
 
+@pytest.mark.long
 def test_m03_a_fresh_machine_has_a_captioner_without_a_network(make_desk):
     desk = make_desk()
     draw_pictures(desk.root / "data", 4, sizes=((64, 64), (96, 64)))

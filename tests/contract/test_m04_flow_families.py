@@ -52,6 +52,7 @@ def header(path: Path) -> tuple[set[str], dict[str, str]]:
         return set(file.keys()), file.metadata()
 
 
+@pytest.mark.long
 def test_m04_the_yaml_trains_previews_and_leaves_the_layout_that_most_programs_read(trained):
     name, desk, path = trained
     names, metadata = header(path)
@@ -70,6 +71,7 @@ def test_m04_the_yaml_trains_previews_and_leaves_the_layout_that_most_programs_r
     assert result["readback"]["weights"] < 1e-2
 
 
+@pytest.mark.long
 def test_m04_inspect_says_what_it_is_and_which_programs_run_it(trained):
     name, desk, path = trained
     said = desk.cli("inspect", path)
@@ -82,6 +84,7 @@ def test_m04_inspect_says_what_it_is_and_which_programs_run_it(trained):
     assert answers["sd-scripts"] == ("yes" if name == "flux" else "no")
 
 
+@pytest.mark.long
 def test_m04_pictures_are_drawn_with_it_and_without_it(trained):
     _, desk, path = trained
     options = ("--steps", "2", "--width", "16", "--height", "16", "--base", str(desk.base))
@@ -104,6 +107,7 @@ def test_m04_it_is_merged_into_folder_and_file(trained):
     assert before == after
 
 
+@pytest.mark.long
 def test_m04_a_second_layout_is_written_on_request(trained):
     name, desk, path = trained
     other = "diffusers" if name == "flux" else "kohya"
@@ -122,6 +126,7 @@ def test_m04_a_second_layout_is_written_on_request(trained):
     assert again.code == 0, again.text
 
 
+@pytest.mark.long
 def test_m04_a_lora_under_another_trainers_names_is_merged_alike(trained):
     """``diffusion_model.`` and then Diffusers' own names, as Z-Image's LoRAs mostly have them."""
     name, desk, path = trained

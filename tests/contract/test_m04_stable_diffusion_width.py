@@ -53,6 +53,7 @@ def test_m04_a_single_file_of_two_trains_offline(second):
     assert metadata["ss_base_model_version"] == "sd_v2_v"
 
 
+@pytest.mark.long
 def test_m04_convolutions_dora_rates_and_ranks_by_layer(desk):
     options = {
         "conv_rank": 2, "use_dora": True, "use_rslora": True, "rank_pattern": {"mid_block.*": 6},
@@ -73,6 +74,7 @@ def test_m04_convolutions_dora_rates_and_ranks_by_layer(desk):
     assert rates == {"predictor": 2e-3, "predictor x0.5": 1e-3}
 
 
+@pytest.mark.long
 def test_m04_training_goes_on_from_an_earlier_lora(desk):
     first = desk.train(desk.config(output_dir="output/first", **QUICK))
     assert first.code == 0, first.text

@@ -39,6 +39,7 @@ def trained(desk) -> Desk:
     return desk
 
 
+@pytest.mark.long
 def test_m04_the_configuration_that_comes_along_trains_and_leaves_a_file_for_clients(trained):
     assert trained.result("output/xl")["readback"]["layers"] == {
         "unet": 192,

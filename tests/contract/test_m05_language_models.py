@@ -1,6 +1,7 @@
 """M5: text-generation through Transformers, with the loop, errors, saves and logs of the picture task."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import time
 
 import pytest
 
-from tests.contract.conftest import ROOT, environment
+from tests.contract.conftest import ROOT, environment, process
 from tests.texts.small import KINDS, write_model
 
 
@@ -42,6 +43,20 @@ def test_the_log_speaks_of_rows_and_answers(trained_voice):
     previews = [event["data"] for event in events if event["type"] == "preview"]
     assert len(previews) >= 3  # before, during and after
     assert all(len(preview["texts"]) == 1 for preview in previews)
+
+
+@pytest.mark.long
+def test_the_door_as_typed_in_a_shell_says_and_leaves_the_same(trained_voice, tmp_path):
+    for name in ("run.yaml", "rows.jsonl"):
+        shutil.copy(trained_voice.root / name, tmp_path / name)
+    done = process(ROOT / "train.py", "--config", "run.yaml", cwd=tmp_path)
+    assert done.code == 0, done.text
+    assert "<|im_end|>" in done.text
+    assert "within two days" in done.text
+    ours, shell = (root / "output/voice" for root in (trained_voice.root, tmp_path))
+    assert {path.name for path in ours.iterdir()} == {path.name for path in shell.iterdir()}
+    name = "adapter_model.safetensors"
+    assert (ours / name).read_bytes() == (shell / name).read_bytes()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -67,7 +67,7 @@ def test_m09_the_plan_is_printed_in_numbers(desk):
     assert "8" in done.out, "steps"
 
 
-@pytest.mark.parametrize("name", ["数据 集", "with space"])
+@pytest.mark.parametrize("name", ["数据 集", pytest.param("with space", marks=pytest.mark.long)])
 def test_m09_chinese_names_and_spaces_work(make_desk, name):
     desk = make_desk()
     shutil.move(desk.root / "pics", desk.root / name)

@@ -1,8 +1,11 @@
 """M10: training resumes from the last checkpoint after an interruption."""
 
+import pytest
+
 from tests.faults.conftest import start, wait_for
 
 
+@pytest.mark.long
 def test_m10_an_interrupted_run_ends_with_the_same_bytes(make_desk):
     """Killed outright; the gentler ends are in tests/faults (4 to 6)."""
     desk = make_desk()
@@ -21,8 +24,16 @@ def test_m10_an_interrupted_run_ends_with_the_same_bytes(make_desk):
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.long
 def test_m10_a_finished_run_is_refused_and_overwrite_moves_it_aside(make_desk):
-    desk = make_desk()
+    finished_and_refused(make_desk(), "my_style")
+
+
+def test_m10_a_finished_text_run_is_refused_and_overwrite_moves_it_aside(make_text_desk):
+    finished_and_refused(make_text_desk(), "voice")
+
+
+def finished_and_refused(desk, name):
     config = desk.config(max_steps=2)
     assert desk.train(config).code == 0
     refused = desk.train(config)
@@ -30,9 +41,10 @@ def test_m10_a_finished_run_is_refused_and_overwrite_moves_it_aside(make_desk):
     assert "LS5002" in refused.err
     again = desk.train(config, "--overwrite")
     assert again.code == 0, again.text
-    assert (desk.root / "output" / "my_style.old-1" / "result.json").exists()
+    assert (desk.root / "output" / f"{name}.old-1" / "result.json").exists()
 
 
+@pytest.mark.long
 def test_m10_a_damaged_checkpoint_is_passed_over_loudly(make_desk):
     desk = make_desk()
     config = desk.config(max_steps=300, save_steps=2)

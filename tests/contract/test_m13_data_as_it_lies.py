@@ -60,6 +60,7 @@ EVERYTHING = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "more",
     [{}, pytest.param({"train_text_encoder": True, "random_crop": True}, marks=pytest.mark.slow)],

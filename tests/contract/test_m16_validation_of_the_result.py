@@ -1,5 +1,6 @@
 """M16: validation of the result is part of the flow: held-out loss, previews, generate and compare."""
 
+import pytest
 from PIL import Image
 
 
@@ -18,6 +19,7 @@ def test_m16_previews_and_one_sheet_of_them_are_there(trained):
         assert sheet.width > 32
 
 
+@pytest.mark.long
 def test_m16_previews_validation_and_saves_change_nothing(trained):
     bare = trained.config(
         "bare.yaml",

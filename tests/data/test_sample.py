@@ -48,13 +48,23 @@ def test_repeats_are_the_same_picture_with_draws_of_their_own() -> None:
     assert replace(times[0], size=1).key == f"{SHA256}@1"
 
 
-def test_half_are_mirrored_and_every_wording_comes() -> None:
+def mirrored_and_worded(seeds: list[int], *, by_chance: float) -> None:
+    """``by_chance``: how far from its share a count may be."""
     both = sample(flips=True, wording=Wording(shuffle=True))
-    drawn = [both.drawn(seed) for seed in SEEDS]
-    assert sum(each.flipped for each in drawn) == pytest.approx(1000, abs=100)
+    drawn = [both.drawn(seed) for seed in seeds]
+    assert sum(each.flipped for each in drawn) == pytest.approx(len(seeds) / 2, abs=1.25 * by_chance)
     counts = Counter(each.caption for each in drawn)
     assert len(counts) == 6
-    assert all(count == pytest.approx(2000 / 6, abs=80) for count in counts.values())
+    assert all(count == pytest.approx(len(seeds) / 6, abs=by_chance) for count in counts.values())
+
+
+def test_some_are_mirrored_and_every_wording_comes() -> None:
+    mirrored_and_worded(SEEDS[:200], by_chance=25)
+
+
+@pytest.mark.long
+def test_half_are_mirrored_and_every_wording_comes() -> None:
+    mirrored_and_worded(SEEDS, by_chance=80)
 
 
 def test_dropout_is_a_share_and_says_nothing() -> None:

@@ -2,11 +2,13 @@
 
 import json
 
+import pytest
 from safetensors import safe_open
 
 from tests.contract.conftest import make_desk, tiny_base  # noqa: F401 - fixtures
 
 
+@pytest.mark.long
 def test_a_trained_text_encoder_is_in_the_file_and_read_back(make_desk):  # noqa: F811
     desk = make_desk()
     options = dict(train_text_encoder=True, text_encoder_learning_rate=5e-4, max_steps=6, save_steps=3)

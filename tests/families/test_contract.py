@@ -150,6 +150,7 @@ def test_gradients_reach_the_adapter_and_nothing_else(model, tmp_path):
     assert not any(p.requires_grad or p.grad is not None for p in others)
 
 
+@pytest.mark.long
 def test_checkpointing_changes_no_gradient(loaded, tmp_path):
     seen = []
     for on in (False, True):
@@ -200,6 +201,7 @@ def test_names_go_both_ways(base):
     assert {back[family.names(*place)] for place in places} == places
 
 
+@pytest.mark.long
 def test_one_picture_is_learnt_by_heart_from_a_fresh_adapter(model, tmp_path):
     batch = batch_of(model, tmp_path, [Draw(1, 300)])
     rank = 8 if model.family.sheet.convolutions else None
@@ -216,6 +218,7 @@ def test_one_picture_is_learnt_by_heart_from_a_fresh_adapter(model, tmp_path):
     assert losses[-1] < 0.4 * losses[0]
 
 
+@pytest.mark.long
 def test_a_single_file_is_the_folder_in_other_words(model, loaded, single, tmp_path):
     other = load(single)
     batch = batch_of(model, tmp_path / "pics", [Draw(5)], encoders(model))
@@ -231,7 +234,9 @@ def test_a_single_file_is_the_folder_in_other_words(model, loaded, single, tmp_p
 PACKED = {"4bit": "Linear4bit", "8bit": "Linear8bitLt"}
 
 
-@pytest.mark.parametrize("bits", ["4bit", pytest.param("8bit", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "bits", [pytest.param("4bit", marks=pytest.mark.long), pytest.param("8bit", marks=pytest.mark.slow)]
+)
 def test_a_base_in_few_bits_is_trained_on_and_read_back(model, loaded, bits, tmp_path):
     full, model = model, bare(loaded(bits))
     for name, module in model.modules.items():

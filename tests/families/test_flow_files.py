@@ -47,6 +47,7 @@ def test_fluxs_original_names_become_what_diffusers_makes_of_them():
     assert {n: t.shape for n, t in ours.items()} == {n: t.shape for n, t in theirs.items()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", sorted(BASES))
 def test_a_transformer_alone_takes_the_rest_from_elsewhere(name, tmp_path):
     """As community files hold it: under bare original names, one in eight bits."""

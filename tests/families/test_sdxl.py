@@ -268,6 +268,7 @@ def test_a_file_without_its_second_encoder_is_said(tmp_path, parts):
     assert {p.params["component"] for p in caught.value.problems} == {"text_encoder", "text_encoder_2"}
 
 
+@pytest.mark.long
 def test_the_lora_of_a_file_says_what_it_is_for_and_is_read_back(tmp_path, single):
     model = load(single)
     adapter = trained(model)
@@ -292,6 +293,7 @@ def test_the_lora_of_a_file_says_what_it_is_for_and_is_read_back(tmp_path, singl
     assert {verdict.answer for verdict in report.clients.values()} == {"yes"}
 
 
+@pytest.mark.long
 def test_convolutions_and_samplers_are_kept_by_the_names_they_get(tmp_path, single):
     from lora_scripts.adapters.attach import attach
     from lora_scripts.adapters.spec import AdapterSpec

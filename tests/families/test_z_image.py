@@ -206,6 +206,7 @@ def test_a_transformer_alone_takes_the_rest_from_elsewhere(model, tmp_path):
     assert "cap_pad_token" in load_file(str(whole / "transformer/diffusion_pytorch_model.safetensors"))
 
 
+@pytest.mark.long
 def test_a_file_in_kohyas_layout_comes_apart_again(big):
     names = ["layers.3.attention.to_q", "layers.3.attention.to_v", "layers.3.feed_forward.w1"]
     shapes = {n: s for n, s in weight_shapes(big).items() if n.startswith("layers.3.")}

@@ -32,9 +32,9 @@ from tests.contract.conftest import (  # noqa: F401 - fixtures
 TASKS = ("make_desk", "make_text_desk")
 
 
-@pytest.fixture(params=TASKS, ids=["pictures", "texts"])
+@pytest.fixture(params=[pytest.param(TASKS[0], marks=pytest.mark.long), TASKS[1]], ids=["pictures", "texts"])
 def any_desk(request):
-    """A desk of each task."""
+    """A desk of each task, pictures among the long tests."""
     return request.getfixturevalue(request.param)()
 
 

@@ -14,7 +14,10 @@ def bases(tmp_path_factory):
     return runs.Makers(tmp_path_factory.mktemp("bases"))
 
 
-@pytest.fixture(scope="session", params=NAMES)
+@pytest.fixture(
+    scope="session",
+    params=[pytest.param(name, marks=pytest.mark.long if "pictures" in name else ()) for name in NAMES],
+)
 def save(request, bases):
     if request.param == "export of pictures":
         return saves.picture_export(bases.base(runs.IMAGES))

@@ -16,6 +16,7 @@ from tests.torture.runs import IMAGES, TEXTS
 KILLS = {IMAGES: 4, TEXTS: 16}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("task", KILLS)
 def test_01_killed_at_random_moments_nothing_is_lost_and_the_bytes_are_equal(task):
     words = ["--task", task, "--kills", str(KILLS[task]), "--per-run", "20", "--seed", "8"]

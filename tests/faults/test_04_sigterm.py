@@ -16,6 +16,7 @@ from tests.faults.conftest import start, wait_for, weights, whole_checkpoints
 OPTIONS = dict(max_steps=8, save_steps=2, lora_dropout=0.1, output_name="same")
 
 
+@pytest.mark.long
 def test_a_process_that_is_told_to_end_saves_and_ends_with_143(make_desk):
     desk = make_desk()
     process = start(desk, desk.config(**OPTIONS | {"max_steps": 4000}))
@@ -54,6 +55,7 @@ def told_to_end(monkeypatch):
     return attempt
 
 
+@pytest.mark.long
 def test_a_picture_run_can_be_ended_at_any_moment_and_goes_on(make_desk, told_to_end):
     desk = make_desk()
     preview = {"prompts": ["a red house", "a blue house"], "steps": 2, "width": 16, "height": 16}

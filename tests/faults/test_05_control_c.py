@@ -66,6 +66,7 @@ class Terminal:
         return code, self.said.decode(errors="replace")
 
 
+@pytest.mark.long
 def test_once_saves_and_leaves_with_130(make_text_desk):
     desk = make_text_desk()
     terminal = Terminal(desk, desk.config(**OPTIONS))
@@ -106,6 +107,7 @@ Evaluator.measure = measure
 """A validation that takes ten minutes."""
 
 
+@pytest.mark.long
 def test_twice_leaves_at_once(make_text_desk):
     desk = make_text_desk()
     terminal = Terminal(desk, desk.config(**OPTIONS, validation={"split": 0.2}), first=ASLEEP)

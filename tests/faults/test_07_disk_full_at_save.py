@@ -52,7 +52,7 @@ def test_the_run_goes_on_and_saves_later(any_desk, disk, at_step):
     assert not list(run.rglob(".tmp-*"))
 
 
-@pytest.mark.parametrize("fault", ["full", "read-only"])
+@pytest.mark.parametrize("fault", ["full", pytest.param("read-only", marks=pytest.mark.long)])
 def test_a_disk_that_stays_so_ends_the_run_with_the_old_checkpoint_whole(
     make_text_desk, disk, at_step, fault
 ):
@@ -73,6 +73,7 @@ def test_a_disk_that_stays_so_ends_the_run_with_the_old_checkpoint_whole(
     assert "going on from step-000002" in again.out
 
 
+@pytest.mark.long
 def test_a_folder_that_is_deleted_is_made_anew(make_text_desk, at_step):
     desk = make_text_desk()
     straight = desk.train(desk.config("straight.yaml", output_dir="output/straight", **options(desk)))
@@ -107,6 +108,7 @@ def test_a_disk_that_is_pulled_out_takes_only_what_was_on_it(make_text_desk, dis
     assert whole_checkpoints(run) == [4, 6, 8]
 
 
+@pytest.mark.long
 def test_a_cache_that_fills_up_ends_the_run_before_it_began(make_desk, disk, monkeypatch):
     """It had room when that was counted; somebody else was quicker."""
     desk = make_desk()

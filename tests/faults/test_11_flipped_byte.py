@@ -20,6 +20,13 @@ def small(tmp_path):
     return store
 
 
+def test_11_flips_and_cuts_of_the_state_are_noticed(small):
+    found = flips.unnoticed(small, only=STATE)
+    assert found.points > 100
+    assert not found.failures
+
+
+@pytest.mark.long
 def test_11_every_flip_and_every_cut_of_every_byte_is_noticed(small):
     found = flips.unnoticed(small)
     assert found.points > 3000

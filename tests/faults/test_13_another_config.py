@@ -233,6 +233,7 @@ def test_a_run_says_what_differs_and_what_may(either_desk, at_step):
     assert "max_steps: 6 → 4" in resumed["changed"]
 
 
+@pytest.mark.long
 def test_lost_papers_are_made_good_by_the_checkpoints(make_text_desk, at_step):
     desk = make_text_desk()
     run = desk.root / "output/run"

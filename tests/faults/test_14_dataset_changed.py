@@ -3,6 +3,7 @@ out; what is learnt being the same, files may be renamed, moved and reformatted.
 
 import json
 
+import pytest
 from PIL import Image
 
 from tests.contract.conftest import write_csv
@@ -44,6 +45,7 @@ def refused(desk, config, *names):
     assert "undo these changes to go on with it, choose another output_dir, or add --overwrite" in done.err
 
 
+@pytest.mark.long
 def test_pictures(make_desk, at_step):
     desk = make_desk()
     pics = desk.root / "pics"
@@ -83,6 +85,7 @@ def test_pictures(make_desk, at_step):
     assert learnt(desk.root / "output/run") == learnt(desk.root / "output/straight")
 
 
+@pytest.mark.long
 def test_texts(make_text_desk, at_step):
     desk = make_text_desk()
     table = desk.root / "rows.jsonl"

@@ -63,6 +63,7 @@ def test_a_run_goes_back_and_ends_well_and_resumes_bit_for_bit(task, request, mo
     assert bytes_of(desk, "whole", task) == bytes_of(desk, "cut", task)
 
 
+@pytest.mark.long
 def test_a_run_that_is_cut_while_windows_go_wrong_goes_back_as_if_it_had_not_been(request, monkeypatch):
     desk = desk_of("texts", request)
     desk.config(**QUICK)
@@ -82,6 +83,7 @@ def test_a_run_that_is_cut_while_windows_go_wrong_goes_back_as_if_it_had_not_bee
     assert bytes_of(desk, "whole", "texts") == bytes_of(desk, "cut", "texts")
 
 
+@pytest.mark.long
 def test_the_checkpoint_to_go_back_to_outlives_those_of_the_trouble(request, monkeypatch):
     desk = desk_of("texts", request)
     desk.config(**QUICK | {"save_steps": 1, "keep_checkpoints": 1})
@@ -96,6 +98,7 @@ def test_the_checkpoint_to_go_back_to_outlives_those_of_the_trouble(request, mon
     assert [each["to_step"] for each in raw(desk, "two", "rolled_back")] == [4]
 
 
+@pytest.mark.long
 def test_without_a_checkpoint_it_begins_anew(request, monkeypatch):
     desk = desk_of("texts", request)
     desk.config(**QUICK | {"save_steps": 12, "ema_decay": 0.9, "optimizer": "schedulefree"})
@@ -120,7 +123,7 @@ def test_without_a_checkpoint_it_begins_anew(request, monkeypatch):
     assert steps_of(desk, "new") == list(range(1, 13))
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ["texts", pytest.param("pictures", marks=pytest.mark.long)])
 def test_after_two_rollbacks_it_stops_and_names_what_was_learnt(task, request, monkeypatch):
     desk = desk_of(task, request)
     desk.config(**QUICK)
@@ -166,7 +169,9 @@ class Planted:
             list(values.values())[-1].flatten()[0] = math.nan
 
 
-@pytest.mark.parametrize("average", [False, True], ids=["weights", "average"])
+@pytest.mark.parametrize(
+    "average", [False, pytest.param(True, marks=pytest.mark.long)], ids=["weights", "average"]
+)
 def test_weights_that_are_not_finite_are_never_written(average, request, monkeypatch):
     desk = desk_of("texts", request)
     desk.config(**QUICK | {"ema_decay": 0.9})

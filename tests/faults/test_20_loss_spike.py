@@ -108,6 +108,7 @@ def test_losing_what_was_learnt_is_a_spike_in_noise_as_well():
     assert first_alarm([*losses, *(100 * loss for loss in losses[:50])]) == len(losses) + SPIKE
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("task", ["texts", pytest.param("pictures", marks=pytest.mark.slow)])
 def test_a_run_goes_back_once_and_resumes_bit_for_bit(task, request, monkeypatch):
     desk = desk_of(task, request)
@@ -129,6 +130,7 @@ def test_a_run_goes_back_once_and_resumes_bit_for_bit(task, request, monkeypatch
     assert bytes_of(desk, "whole", task) == bytes_of(desk, "cut", task)
 
 
+@pytest.mark.long
 def test_it_stops_after_two_and_goes_on_where_it_is_told_not_to_watch(request, monkeypatch):
     desk = desk_of("texts", request)
     desk.config(**QUICK | {"batch_size": 1, "max_steps": 90, "save_steps": 60})

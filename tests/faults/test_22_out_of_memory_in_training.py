@@ -84,6 +84,7 @@ def test_the_same_step_is_taken_in_smaller_parts_and_a_resume_begins_with_them(t
     assert bytes_of(desk, "parts", task) == bytes_of(desk, "cut", task)
 
 
+@pytest.mark.long
 def test_with_one_example_at_a_time_it_saves_and_stops_and_goes_on_when_there_is_room(request, monkeypatch):
     desk = desk_of("texts", request)
     desk.config(**NO_DROPOUT)

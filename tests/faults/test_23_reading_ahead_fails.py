@@ -32,6 +32,7 @@ def failing(monkeypatch, number, times, error):
     return readers
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("task", ["texts", pytest.param("pictures", marks=pytest.mark.slow)])
 def test_what_cannot_be_read_once_is_read_again_and_no_bit_changes(task, request, monkeypatch):
     desk = desk_of(task, request)

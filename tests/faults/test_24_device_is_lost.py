@@ -43,6 +43,13 @@ SAVED = {
 }
 FIRST = [("training", "pictures"), ("loading", "texts"), ("proof", "texts"), ("driver", "texts")]
 ALL = [(phase, task) for phase, places in PHASES.items() for task in places]
+QUICK_ONE = ("loading", "texts")
+
+
+def marked(phase, task):
+    """One phase is tried every time, some others in CI."""
+    marks = pytest.mark.long if (phase, task) in FIRST else pytest.mark.slow
+    return pytest.param(phase, task, marks=() if (phase, task) == QUICK_ONE else marks)
 
 
 def lose_the_card(monkeypatch, place, call):
@@ -59,10 +66,7 @@ def lose_the_card(monkeypatch, place, call):
     monkeypatch.setattr(owner, name, broken)
 
 
-@pytest.mark.parametrize(
-    ("phase", "task"),
-    [each if each in FIRST else pytest.param(*each, marks=pytest.mark.slow) for each in ALL],
-)
+@pytest.mark.parametrize(("phase", "task"), [marked(*each) for each in ALL])
 def test_in_every_phase_the_run_stops_with_75_and_goes_on_later(phase, task, request, monkeypatch):
     desk = desk_of(task, request)
     desk.config(**QUICK | {"preview": PREVIEWS[task]})
@@ -120,7 +124,11 @@ if os.environ.get("RANK", "0") == "{rank}":
 
 @pytest.mark.parametrize(
     ("rank", "count"),
-    [(0, 1), pytest.param(0, 2, marks=pytest.mark.slow), pytest.param(1, 2, marks=pytest.mark.slow)],
+    [
+        pytest.param(0, 1, marks=pytest.mark.long),
+        pytest.param(0, 2, marks=pytest.mark.slow),
+        pytest.param(1, 2, marks=pytest.mark.slow),
+    ],
 )
 def test_the_real_command_says_it_and_its_exit_code_is_75(rank, count, request):
     desk = desk_of("texts", request)

@@ -13,7 +13,8 @@ from tests.fuzz.case import Case, Kind, WrongAnswerError, case_of, judge
 from tests.fuzz.plants import PLANTS
 from tests.fuzz.watch import alone, try_one
 
-MUTANTS, LINES = 500, 24
+KINDS = (configs, pictures, rows, headers, commands)
+FEW, MANY = (100, 100, 100, 100, 6), (500, 500, 500, 500, 24)
 # pytest forgets the filters that the program sets when it is imported.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning"),
@@ -33,7 +34,10 @@ def _without_a_network(monkeypatch):
 
 @pytest.mark.parametrize(
     ("kind", "count"),
-    [(configs, MUTANTS), (pictures, MUTANTS), (rows, MUTANTS), (headers, MUTANTS), (commands, LINES)],
+    [
+        *zip(KINDS, FEW, strict=True),
+        *(pytest.param(*each, marks=pytest.mark.long) for each in zip(KINDS, MANY, strict=True)),
+    ],
     ids=lambda value: getattr(value, "NAME", value),
 )
 def test_every_mutant_gets_a_clean_answer(kind: Kind, count: int) -> None:
@@ -47,7 +51,7 @@ def test_every_mutant_gets_a_clean_answer(kind: Kind, count: int) -> None:
     assert len(said) > 5, "the mutants hardly do harm"
 
 
-@pytest.mark.parametrize("kind", [configs, pictures, rows, headers, commands], ids=lambda kind: kind.NAME)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.NAME)
 def test_a_number_makes_the_same_input_again(kind: Kind) -> None:
     for number in range(6, 12):
         first, second = case_of(kind, 5, number), case_of(kind, 5, number)

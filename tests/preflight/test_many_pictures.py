@@ -8,6 +8,7 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from lora_scripts.config.load import from_values
@@ -54,6 +55,7 @@ def measured(folder: Path) -> tuple[int, int]:
     return stays - interned, peak - interned
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_by_objects(tmp_path: Path) -> None:
     measured(draw(tmp_path / "first", 20))  # what is imported and compiled once
     few, many = (measured(draw(tmp_path / str(count), count)) for count in (FEW, MANY))

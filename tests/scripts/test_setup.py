@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -232,9 +233,19 @@ def test_every_requirement_is_pinned_and_no_pin_names_a_build():
 def test_make_help_lists_every_target():
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    assert set(targets) >= {"setup", "demo", "demo-base", "demo-reference", "test", "test-all", "test-gpu"}
+    assert set(targets) >= {"setup", "demo", "demo-base", "demo-reference", "test", "test-long"}
+    assert set(targets) >= {"test-all", "test-gpu"}
     assert set(targets) >= {"help", "lint", "type", "format", "check"}
     assert all(f"make {target} " in shown for target in targets)
+
+
+def test_ci_runs_the_long_tests_too_and_no_test_is_in_neither_set():
+    left_out = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]
+    assert left_out["ini_options"]["addopts"].endswith("-m 'not long and not slow and not gpu'")
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8").partition("\ntest-long:")[2].splitlines()[1]
+    assert recipe.endswith('pytest -m "long and not slow and not gpu" -n auto')
+    steps = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert {"make test", "make test-long"} <= set(steps)
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed here")

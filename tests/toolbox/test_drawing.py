@@ -73,6 +73,7 @@ def test_strength_zero_is_the_base_and_strengths_grow(model, lora):
     assert 0 < distances[1] < distances[2]
 
 
+@pytest.mark.long
 def test_several_loras_add_up_in_any_order(folder, lora, second_lora):
     drawn = []
     for order in ((lora, second_lora), (second_lora, lora), (lora,)):

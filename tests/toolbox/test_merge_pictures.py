@@ -137,6 +137,7 @@ def test_a_folder_gives_a_folder_that_diffusers_loads(tmp_path, folder):
     assert before == (done.path / "vae" / "diffusion_pytorch_model.safetensors").read_bytes()
 
 
+@pytest.mark.long
 def test_merged_file_and_merged_folder_draw_what_base_and_lora_draw(tmp_path, folder, single, lora):
     import numpy as np
     from PIL import Image

@@ -25,6 +25,7 @@ def tree(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", [pytest.param("pictures", marks=pytest.mark.slow), "texts"])
 def test_the_result_is_the_same_without_the_proof(kind, request, monkeypatch, tmp_path):
     desk = request.getfixturevalue("trained" if kind == "pictures" else "trained_voice")

@@ -107,6 +107,7 @@ def test_check_says_that_it_will_be_found_out_and_training_shows_both_figures(de
     assert "LS4402" in done.text, "random weights predict neither"
 
 
+@pytest.mark.long
 def test_what_was_found_out_is_kept_with_the_run(desk, monkeypatch):
     from lora_scripts.training import prediction
 

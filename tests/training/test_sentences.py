@@ -130,7 +130,7 @@ def bytes_of(session):
     }
 
 
-@pytest.mark.parametrize("mode", ["no", "bf16"])
+@pytest.mark.parametrize("mode", ["no", pytest.param("bf16", marks=pytest.mark.long)])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_what_is_learnt_is_the_same_with_and_without_previews(open_session, folder, mode, temperature):
     silent, asked = open_session(mode), open_session(mode, every_steps=1, temperature=temperature)
