@@ -16,17 +16,20 @@ ROOT = Path(__file__).resolve().parents[2]
 COMPILER = "torch._inductor.lowering"
 
 
+PICTURES = """
+from lora_scripts.families._components import component_class
+from lora_scripts.families._base import Component
+component_class(Component("unet", "diffusers", "UNet2DConditionModel"))
+"""
+TEXTS = """
+import torch
+from lora_scripts.adapters.inject import inject
+inject(torch.nn.Sequential(torch.nn.Linear(2, 2)), ["0"], "a", r=2)
+"""
+
+
 @pytest.mark.parametrize(
-    "first",
-    [
-        "from lora_scripts.families._components import component_class\n"
-        "from lora_scripts.families._base import Component\n"
-        "component_class(Component('unet', 'diffusers', 'UNet2DConditionModel'))",
-        "from lora_scripts.adapters.inject import inject\n"
-        "import torch\n"
-        "inject(torch.nn.Sequential(torch.nn.Linear(2, 2)), ['0'], 'a', r=2)",
-    ],
-    ids=["pictures", "texts"],
+    "first", [pytest.param(PICTURES, marks=pytest.mark.long, id="pictures"), pytest.param(TEXTS, id="texts")]
 )
 def test_the_libraries_are_imported_without_the_compiler(first):
     pytest.importorskip("bitsandbytes")
