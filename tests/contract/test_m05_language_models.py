@@ -8,7 +8,10 @@ import sys
 import time
 
 import pytest
+from transformers import AutoModelForCausalLM
 
+from lora_scripts.adapters import attach
+from lora_scripts.adapters.narrow import hold_narrow
 from tests.contract.conftest import ROOT, environment, process
 from tests.texts.small import KINDS, write_model
 
@@ -76,6 +79,24 @@ def test_every_mainstream_kind_trains_and_reloads(make_text_desk, tmp_path, kind
         before = bare(ids).logits.clone()
         after = PeftModel.from_pretrained(bare, str(folder)).eval()(ids).logits
     assert float((after - before).abs().max()) > 1e-4
+
+
+def test_in_float32_a_16_bit_base_is_held_in_16_bits_and_nothing_changes(
+    make_text_desk, tiny_chat_base, tmp_path, monkeypatch
+):
+    base = shutil.copytree(tiny_chat_base, tmp_path / "base")
+    AutoModelForCausalLM.from_pretrained(tiny_chat_base).bfloat16().save_pretrained(base)
+    files, held = [], []
+    for hold in (hold_narrow, lambda layers: 0):
+        monkeypatch.setattr(attach, "hold_narrow", lambda layers, hold=hold: held.append(hold(layers)))
+        desk = make_text_desk()
+        preview = {"prompts": ["Where is my parcel?"], "max_new_tokens": 4}
+        done = desk.train(desk.config(base_model=str(base), preview=preview))
+        assert done.code == 0, done.text
+        files.append((desk.root / "output/voice/adapter_model.safetensors").read_bytes())
+    assert files[0] == files[1]
+    assert held[0] > 0
+    assert held[1] == 0
 
 
 def test_a_killed_run_ends_with_the_same_bytes(make_text_desk):
