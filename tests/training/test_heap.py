@@ -26,9 +26,11 @@ print(sum(torch.ones(2**20 + size).data_ptr() % 4096 for size in range(9)))
 
 
 def printed(code, *words):
+    # a run in this process before may have set it for all that come after
+    clean = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
     done = subprocess.run(
         [sys.executable, "-c", code, *words],
-        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+        env=clean | {"PYTHONPATH": str(ROOT / "src")},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     return int(done.stdout)
