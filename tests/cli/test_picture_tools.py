@@ -22,6 +22,7 @@ def lora(tmp_path_factory, base):
     return folder
 
 
+@pytest.mark.long
 def test_a_file_with_averaged_weights_is_merged_and_told(tmp_path, base, lora, capsys):
     single = tiny.write_single(tmp_path / "sd.safetensors", ema=True)
     words = [
@@ -52,6 +53,7 @@ def test_a_folder_and_a_precision_and_the_base_that_the_lora_names(tmp_path, bas
     assert kinds == {"torch.float16"}
 
 
+@pytest.mark.long
 def test_the_second_file_in_diffusers_layout(tmp_path, base, lora, capsys):
     words = ["export", "--to", "diffusers", "--base", str(base), "--lora", str(lora)]
     assert run([*words, "--output", str(tmp_path / "d.safetensors")]) == 0

@@ -107,6 +107,7 @@ def test_a_resumed_run_goes_on_in_the_tracker_and_no_key_is_written(
     assert CANARY.encode() not in everything_below(desk.root)
 
 
+@pytest.mark.long
 def test_a_tracker_that_refuses_does_not_end_the_run_and_the_key_is_not_said(
     make_text_desk,  # noqa: F811
     at_hand,

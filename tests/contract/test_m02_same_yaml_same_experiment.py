@@ -14,6 +14,7 @@ def test_m02_the_resolved_config_repeats_the_run_bit_for_bit(trained):
     assert (trained.root / "output/again/my_style.safetensors").exists()
 
 
+@pytest.mark.long
 def test_m02_a_lora_rebuilds_its_own_yaml(trained):
     shown = trained.cli("inspect", "output/my_style/my_style.safetensors", "--config")
     assert shown.code == 0, shown.text

@@ -65,6 +65,7 @@ def stream(folder: Path, count: int) -> float:
     return peak - start
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not STATUS.exists(), reason="anonymous memory is told by Linux")
 def test_twenty_thousand_rows_take_a_few_megabytes(tmp_path):
     assert stream(tmp_path, 20_000) < 100

@@ -40,11 +40,11 @@ def go_on(path, model, adapter):
 @pytest.mark.parametrize(
     "spec",
     [
-        AdapterSpec(4, 4.0),
+        pytest.param(AdapterSpec(4, 4.0), marks=pytest.mark.long),
         AdapterSpec(8, 1.0),
-        AdapterSpec(4, 3.0, rslora=True),
-        AdapterSpec(4, 2.0, rank_pattern={"mid_block.*": 6}),
-        AdapterSpec(5, 2.0, dora=True),
+        pytest.param(AdapterSpec(4, 3.0, rslora=True), marks=pytest.mark.long),
+        pytest.param(AdapterSpec(4, 2.0, rank_pattern={"mid_block.*": 6}), marks=pytest.mark.long),
+        pytest.param(AdapterSpec(5, 2.0, dora=True), marks=pytest.mark.long),
     ],
 )
 def test_it_begins_with_the_files_effect_whatever_rank_and_alpha(tmp_path, load, facts, folder, spec):
@@ -58,6 +58,7 @@ def test_it_begins_with_the_files_effect_whatever_rank_and_alpha(tmp_path, load,
     assert not torch.allclose(untouched, wanted, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.long
 def test_a_dora_goes_on_with_its_lengths(tmp_path, load, facts, folder):
     model, adapter = load(dora=True, conv_rank=2)
     with torch.no_grad():
@@ -123,6 +124,7 @@ def test_what_does_not_fit_is_named(tmp_path, load, facts, folder):
     assert code(written(tmp_path / "peft.safetensors", peft), *fresh(folder, spec)) == ["LS4410"]
 
 
+@pytest.mark.long
 def test_pairs_of_zeros_beside_trained_ones_are_passed_over(tmp_path, facts):
     """As Stable Diffusion 2.x files have them; one that is not zero would be lost."""
     from tests.families import tiny

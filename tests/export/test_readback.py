@@ -127,6 +127,7 @@ def test_the_card_says_how_to_use_it(written, facts):
     assert "使用方法" in card_text(model, adapter, facts)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [{}, {"rslora": True}])
 def test_what_has_learnt_next_to_nothing_is_proven_too(tmp_path, load, facts, options):
     """So small that half precision keeps only some bits of it, as after a few steps of Prodigy; a large alpha

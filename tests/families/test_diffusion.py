@@ -238,6 +238,7 @@ def test_what_has_left_memory_stays_known_and_is_really_gone(folder):
     assert model.family.collate(model, given, [Draw(1)])["latents"].shape == (1, 4, 8, 8)
 
 
+@pytest.mark.long
 def test_one_picture_is_learnt_by_heart_from_a_fresh_adapter(folder):
     """The adapter alone can drive the loss of one fixed example down: gradients reach it and are right."""
     model = load(folder)

@@ -69,6 +69,7 @@ def sample(place: Path, size=(37, 24), side=16, crop=None, flipped=False) -> Sam
     return replace(one, placement=placed, flipped=flipped)
 
 
+@pytest.mark.long
 def test_both_layouts_hold_the_same_weights(parts, folder, single):
     for path in (folder, single):
         model = load(path)

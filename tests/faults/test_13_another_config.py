@@ -66,7 +66,9 @@ def others(task: str, key: str, annotation: Any) -> list[RunConfig]:
     return found
 
 
-@pytest.mark.parametrize("task", DATA)
+@pytest.mark.parametrize(
+    "task", [pytest.param(task, marks=pytest.mark.long if task.startswith("image") else ()) for task in DATA]
+)
 def test_every_field_of_the_schema_is_refused_by_name_or_passes_and_is_said(task, tmp_path):
     before = Identity.of(config(task), BASE, DATA[task])
     folder = RunFolder(tmp_path, "x")
@@ -170,6 +172,7 @@ def as_an_older_version_wrote_it(run, *keys):
         manifest.write_text(json.dumps(older, sort_keys=True, indent=1), encoding="utf-8")
 
 
+@pytest.mark.long
 def test_a_run_of_a_version_with_fewer_keys_goes_on(make_text_desk, at_step):
     """A key that came later means, by default, what was done without it; anything else is refused."""
     desk = make_text_desk()

@@ -34,6 +34,7 @@ def beside(desk, first, end, spoil):
     return {"PYTHONPATH": f"{folder}:{ROOT / 'src'}"}
 
 
+@pytest.mark.long
 def test_the_optimizer_never_sees_it(request, monkeypatch):
     desk = desk_of("texts", request)
     desk.config(**QUICK)

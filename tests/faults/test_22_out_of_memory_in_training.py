@@ -50,6 +50,7 @@ def learnt(monkeypatch):
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("task", ["texts", pytest.param("pictures", marks=pytest.mark.slow)])
 def test_the_same_step_is_taken_in_smaller_parts_and_a_resume_begins_with_them(task, request, monkeypatch):
     desk = desk_of(task, request)

@@ -46,6 +46,7 @@ def leaks(folder: Path, *texts: str) -> list[str]:
     return found
 
 
+@pytest.mark.long
 def test_no_secret_is_in_anything_a_run_leaves_or_says(make_desk, secrets):  # noqa: F811
     desk = make_desk()
     preview = {"prompts": ["a red house"], "steps": 1, "width": 16, "height": 16}

@@ -80,6 +80,7 @@ def test_what_the_cache_holds_already_is_not_asked_for_again(tmp_path):
     assert not cache_room.check_room(full)
 
 
+@pytest.mark.long
 def test_a_disk_that_fills_up_on_the_way_is_said_and_what_is_whole_is_used(
     make_desk,  # noqa: F811
     monkeypatch,

@@ -114,6 +114,7 @@ def test_every_tensor_comes_over_bit_for_bit_and_the_rest_is_named(
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".ckpt", ".safetensors"]
 
 
+@pytest.mark.long
 def test_a_base_that_was_a_pickle_is_the_base(quick, tmp_path):
     from lora_scripts.families import _source
     from tests.families import tiny
@@ -167,7 +168,10 @@ def test_the_new_name_is_the_one_that_libraries_look_for(name, expected, tmp_pat
     assert new_name(tmp_path / name) == expected
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=pytest.mark.long if number else ()) for number, kind in enumerate(KINDS)],
+)
 def test_a_program_is_never_run_and_nothing_is_left(kind, tmp_path):
     mark = tmp_path / "ran"
     path = KINDS[kind](tmp_path / "model.ckpt", mark)

@@ -146,6 +146,7 @@ def test_a_file_that_would_do_nothing_is_an_error(model, name, code):
     assert caught.value.problems[0].code == code
 
 
+@pytest.mark.long
 def test_an_order_draws_a_grid_on_the_base_that_the_lora_names(tmp_path, lora):
     order = Drawing(
         prompts=("a red house", "a lake"),

@@ -108,6 +108,7 @@ def test_a_half_precision_file_stays_one_and_is_rounded_once(tmp_path):
     assert after["cond_stage_model.transformer.text_model.embeddings.position_ids"].dtype == torch.int64
 
 
+@pytest.mark.long
 def test_several_add_up_and_zero_is_the_base(tmp_path, single):
     first, halves = wide(tmp_path / "a.safetensors")
     second, _ = wide(tmp_path / "b.safetensors", alpha=1.0)
@@ -120,6 +121,7 @@ def test_several_add_up_and_zero_is_the_base(tmp_path, single):
     assert all(torch.equal(base[name], none[name]) for name in base)
 
 
+@pytest.mark.long
 def test_a_folder_gives_a_folder_that_diffusers_loads(tmp_path, folder):
     from diffusers import StableDiffusionPipeline
 
@@ -288,6 +290,7 @@ def test_the_kind_of_the_first_lora_decides_and_kinds_do_not_mix(tmp_path):
     assert codes(error) == {"LS4456"}
 
 
+@pytest.mark.long
 def test_one_tensor_at_a_time_is_in_memory(tmp_path):
     """A file of 200 MB with tensors of 20: rewriting it takes far less than the file."""
     big = {f"t{number}": torch.zeros(5_000_000) for number in range(10)}

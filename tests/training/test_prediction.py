@@ -97,6 +97,7 @@ def desk(tmp_path_factory):
     return Desk(root, base)
 
 
+@pytest.mark.long
 def test_check_says_that_it_will_be_found_out_and_training_shows_both_figures(desk):
     config = desk.config(max_steps=1, resolution=16)
     checked = desk.cli("check", "--config", config)
