@@ -44,6 +44,7 @@ def test_a_file_with_averaged_weights_is_merged_and_told(tmp_path, base, lora, c
     assert "LS4308" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_folder_and_a_precision_and_the_base_that_the_lora_names(tmp_path, base, lora, capsys):
     output = tmp_path / "merged"
     assert run(["merge", "--lora", str(lora), "--output", str(output), "--dtype", "float16"]) == 0

@@ -28,6 +28,7 @@ def header(path):
 ALL = {**QUICK, "validation": {"split": 0}}
 
 
+@pytest.mark.long
 def test_m04_a_v_prediction_base_of_two_gives_a_file_that_clients_file_as_such(second):
     options = {"train_text_encoder": True, "zero_terminal_snr": True, "min_snr_gamma": 5, **ALL}
     done = second.train(second.config(output_name="two", **options))

@@ -353,6 +353,7 @@ def test_control_characters_of_a_file_never_reach_the_terminal(folder: Path) -> 
         assert not {"\x1b", "\x07", "\u202e"} & set(message(problem))
 
 
+@pytest.mark.long
 def test_a_hundred_thousand_rows_are_read(tmp_path: Path) -> None:
     from lora_scripts.data.rows import read_rows
 

@@ -33,6 +33,9 @@ def one(report, kind):
     return next(finding for finding in report.findings if finding.kind == kind)
 
 
+pytestmark = pytest.mark.long
+
+
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory):
     pictures = {f"p{seed}.png": photo(seed) for seed in range(6)} | {

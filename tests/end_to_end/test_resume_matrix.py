@@ -55,9 +55,8 @@ def options_of(optimizer, text, average):
     }
 
 
-@pytest.mark.parametrize(
-    ("optimizer", "text", "average"), [FEW[0], pytest.param(*FEW[1], marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("optimizer", "text", "average"), FEW)
 def test_resume_gives_equal_bytes(make_desk, optimizer, text, average):  # noqa: F811
     whole, cut = cut_in_two(make_desk(), **options_of(optimizer, text, average))
     assert whole == cut

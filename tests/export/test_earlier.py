@@ -103,6 +103,7 @@ def code(path, model, adapter):
     return [problem.code for problem in caught.value.problems]
 
 
+@pytest.mark.long
 def test_what_does_not_fit_is_named(tmp_path, load, facts, folder):
     model, adapter = load()
     done = export_lora(tmp_path / "x.safetensors", model, adapter, facts)

@@ -66,9 +66,8 @@ def others(task: str, key: str, annotation: Any) -> list[RunConfig]:
     return found
 
 
-@pytest.mark.parametrize(
-    "task", [pytest.param(task, marks=pytest.mark.long if task.startswith("image") else ()) for task in DATA]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("task", DATA)
 def test_every_field_of_the_schema_is_refused_by_name_or_passes_and_is_said(task, tmp_path):
     before = Identity.of(config(task), BASE, DATA[task])
     folder = RunFolder(tmp_path, "x")

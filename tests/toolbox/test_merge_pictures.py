@@ -320,6 +320,7 @@ def test_one_tensor_at_a_time_is_in_memory(tmp_path):
         assert handle.get_tensor("t4")[5] == 0
 
 
+@pytest.mark.long
 def test_a_fused_text_encoder_gets_the_rows_of_the_layer(tmp_path):
     """Stable Diffusion 2's single file keeps q, k and v as one tensor; the module has three."""
     base = tiny.write_single(tmp_path / "sd2.safetensors", tiny.parts(second=True), markers=("v_pred",))
