@@ -67,6 +67,7 @@ def test_what_the_user_set_stays(monkeypatch):
 
 
 def test_elsewhere_nothing_is_asked(monkeypatch):
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")  # as it is put back, whatever it was
     monkeypatch.setattr(heap, "_glibc", lambda: None)
     heap.prepare()
     heap.give_back()
