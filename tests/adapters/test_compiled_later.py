@@ -28,9 +28,8 @@ inject(torch.nn.Sequential(torch.nn.Linear(2, 2)), ["0"], "a", r=2)
 """
 
 
-@pytest.mark.parametrize(
-    "first", [pytest.param(PICTURES, marks=pytest.mark.long, id="pictures"), pytest.param(TEXTS, id="texts")]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("first", [PICTURES, TEXTS], ids=["pictures", "texts"])
 def test_the_libraries_are_imported_without_the_compiler(first):
     pytest.importorskip("bitsandbytes")
     names = ("peft", "bitsandbytes", COMPILER)

@@ -176,7 +176,7 @@ def start(tmp_path: Path, pause: float = 0.0) -> subprocess.Popen[str]:
 @pytest.mark.parametrize(
     ("number", "code"),
     [
-        (signal.SIGKILL, -9),
+        pytest.param(signal.SIGKILL, -9, marks=pytest.mark.long),
         pytest.param(signal.SIGINT, 130, marks=pytest.mark.long),
         pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long),
     ],

@@ -58,6 +58,7 @@ def test_m03_without_a_model_the_command_says_what_to_do_and_makes_nothing_up(ma
     assert not (desk.root / "metadata.csv").exists()
 
 
+@pytest.mark.long
 def test_m03_captions_edited_by_hand_train(make_desk, blip):
     desk = make_desk()
     draw_pictures(desk.root / "bare", 22)

@@ -99,6 +99,7 @@ def test_in_float32_a_16_bit_base_is_held_in_16_bits_and_nothing_changes(
     assert held[1] == 0
 
 
+@pytest.mark.long
 def test_a_killed_run_ends_with_the_same_bytes(make_text_desk):
     whole, killed = make_text_desk(), make_text_desk()
     config = whole.config(max_steps=30, save_steps=5, lora_dropout=0.1)

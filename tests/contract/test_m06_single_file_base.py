@@ -5,6 +5,7 @@ import pytest
 from tests.families.tiny import parts, write_single
 
 
+@pytest.mark.long
 def test_m06_a_single_file_trains_like_its_folder(make_desk):
     desk = make_desk()
     path = write_single(desk.root / "v1-5-pruned.safetensors", parts())

@@ -123,6 +123,7 @@ def test_drawing_goes_on_where_it_stopped_and_leaves_the_demos_own_contents_out(
     assert not drawn & pictures.reserved()
 
 
+@pytest.mark.long
 def test_training_goes_on_where_it_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "CHUNK", 12)
     monkeypatch.setattr(training, "CHUNK", 12)

@@ -86,6 +86,7 @@ def test_a_picture_run_can_be_ended_at_any_moment_and_goes_on(make_desk, told_to
         assert names == ["sheet.png", *(f"step-{step:06d}" for step in (2, 4, 6, 8))]
 
 
+@pytest.mark.long
 def test_a_text_run_can_be_ended_at_any_moment_and_goes_on(make_text_desk, told_to_end):
     desk = make_text_desk()
     preview = {"prompts": ["Where is my parcel?"], "max_new_tokens": 4}

@@ -68,6 +68,7 @@ def test_11_a_manifest_that_is_no_manifest_is_told_and_no_more(small):
         assert small.newest()[0] == 1
 
 
+@pytest.mark.long
 def test_11_the_command_line_says_which_is_damaged_and_the_bytes_are_equal(make_text_desk):  # noqa: F811
     desk = make_text_desk()
     options = {"max_steps": 6, "save_steps": 2, "output_name": "same", "logging": {"tensorboard": False}}

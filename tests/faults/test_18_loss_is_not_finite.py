@@ -31,6 +31,7 @@ HERE = {"pictures": "step 8: 3 windows in a row were not finite", "texts": "第 
 WAY_BACK = {"pictures": "Back to step 4, with 0.5 times", "texts": "退回到第 4 步，学习率变为原来的 0.5 倍"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("task", ["texts", pytest.param("pictures", marks=pytest.mark.slow)])
 def test_a_run_goes_back_and_ends_well_and_resumes_bit_for_bit(task, request, monkeypatch):
     """Steps 6 to 8 are no numbers; the save of step 4 is the newest that a good window followed."""

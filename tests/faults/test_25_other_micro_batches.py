@@ -32,6 +32,7 @@ def sized(batch_size, accumulation):
     return {"batch_size": batch_size, "gradient_accumulation_steps": accumulation}
 
 
+@pytest.mark.long
 def test_the_same_samples_in_the_same_order(either_desk, windows, at_step):
     desk = either_desk
     straight = desk.train(desk.config("straight.yaml", output_dir="straight", **OPTIONS, **sized(4, 1)))

@@ -73,7 +73,7 @@ def of_seven(desk):
 @pytest.mark.parametrize(
     ("task", "batch_size"),
     [
-        ("make_text_desk", 2),
+        pytest.param("make_text_desk", 2, marks=pytest.mark.long),
         pytest.param("make_text_desk", 1, marks=pytest.mark.slow),
         pytest.param("make_desk", 1, marks=pytest.mark.slow),
         pytest.param("make_desk", 2, marks=pytest.mark.slow),

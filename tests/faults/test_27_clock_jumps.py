@@ -31,6 +31,7 @@ def names(run):
     return {re.sub(r"tfevents.*", "tfevents", name) for name in found}
 
 
+@pytest.mark.long
 def test_a_clock_that_runs_backwards_changes_nothing_but_times(
     make_text_desk, backwards, monkeypatch, at_step
 ):

@@ -144,10 +144,15 @@ LOCALES = {
     "GBK console": {"PYTHONIOENCODING": "gbk", "LORA_SCRIPTS_LANG": "zh"},
     "ASCII console, in Chinese": {"PYTHONIOENCODING": "ascii", "LORA_SCRIPTS_LANG": "zh"},
 }
+QUICK = ("C without UTF-8", "GBK console")
+TOLD = [
+    pytest.param(told, marks=() if name in QUICK else pytest.mark.long, id=name)
+    for name, told in LOCALES.items()
+]
 
 
 @posix
-@pytest.mark.parametrize("told", LOCALES.values(), ids=LOCALES)
+@pytest.mark.parametrize("told", TOLD)
 def test_47_consoles_without_utf8_hear_everything_that_is_wrong(tmp_path: Path, told: dict[str, str]) -> None:
     pictures(tmp_path / "pics", "a.png,赛博朋克城市\nsub/b.png 夜晚\n没有.png,x\n")
     (tmp_path / "c.yaml").write_text(CONFIG.format(folder="pics"), encoding="utf-8")
@@ -160,7 +165,7 @@ def test_47_consoles_without_utf8_hear_everything_that_is_wrong(tmp_path: Path, 
 
 
 @posix
-@pytest.mark.parametrize("told", LOCALES.values(), ids=LOCALES)
+@pytest.mark.parametrize("told", TOLD)
 def test_47_a_path_that_a_locale_cannot_write_is_a_sentence(tmp_path: Path, told: dict[str, str]) -> None:
     """Where file names are ASCII, a folder called 风格 cannot be asked for; elsewhere it is found."""
     pictures(tmp_path / NAME, "a.png,x\nsub/b.png,y\n")

@@ -36,12 +36,14 @@ def printed(code, *words):
     return int(done.stdout)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="what PyTorch asks for elsewhere")
 def test_large_tensors_begin_with_a_page():
     assert printed(PLACES, "prepared") == 0
     assert printed(PLACES, "not") > 0
 
 
+@pytest.mark.long
 @glibc
 def test_holes_between_what_stays_are_given_back():
     code = """

@@ -98,7 +98,7 @@ def cutter(folder: Path | None = None) -> Callable[[str, int], tuple[int, str]]:
 
     With the tokenizer in ``folder`` if it is there, else CLIP's own. Needs neither torch nor Transformers.
     """
-    reader = _reader(folder)
+    reader = _own_reader() if folder is None else _reader(folder)
 
     def cut(caption: str, limit: int) -> tuple[int, str]:
         if len(caption.encode("utf-8", "surrogatepass")) <= limit:
@@ -109,6 +109,11 @@ def cutter(folder: Path | None = None) -> Callable[[str, int], tuple[int, str]]:
         return len(read), caption[read.offsets[limit][0] :].strip()
 
     return cut
+
+
+@lru_cache(maxsize=1)
+def _own_reader() -> Any:
+    return _reader(None)
 
 
 def _reader(folder: Path | None) -> Any:
