@@ -28,6 +28,20 @@ def in_a_process(
     )
 
 
+def where_nobody_reads(*arguments: str, cwd: Path, **environment: str) -> int:
+    """The exit code of a process that speaks into a pipe without a reader."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        return subprocess.run(
+            [sys.executable, "-m", "lora_scripts.cli.main", *arguments],
+            env=os.environ | {"PYTHONPATH": str(ROOT / "src")} | environment,
+            cwd=cwd, stdout=writer, stderr=writer, check=False,
+        ).returncode  # fmt: skip
+    finally:
+        os.close(writer)
+
+
 def replace_command(
     monkeypatch, name: str, error: BaseException | None = None, result: int | None = None
 ) -> None:
@@ -168,6 +182,14 @@ def test_a_reader_that_leaves_is_no_error():
     )
     assert done.stderr == b""
     assert done.returncode == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
+@pytest.mark.parametrize("told", [{}, {"PYTHONUNBUFFERED": "1"}, {"PYTHONIOENCODING": "ascii"}])
+def test_what_is_wrong_decides_the_exit_code_where_nobody_reads_it(tmp_path, told):
+    (tmp_path / "c.yaml").write_text("lora_rnk: 8\n", encoding="utf-8")
+    assert where_nobody_reads("check", "--config", "c.yaml", cwd=tmp_path, **told) == 2
+    assert where_nobody_reads("explain", cwd=tmp_path, **told) == 0
 
 
 def test_explain_lists_every_code(capsys):

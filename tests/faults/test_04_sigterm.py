@@ -106,3 +106,16 @@ def test_a_text_run_can_be_ended_at_any_moment_and_goes_on(make_text_desk, told_
     done = told_to_end(run, TextExports, "finish", code=0)
     assert "Done." in done.out
     assert weights(cut) == weights(desk.root / "output/straight")
+
+
+@pytest.mark.long
+@pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
+def test_a_run_whose_screen_is_gone_goes_on(make_text_desk):
+    """As with ``train.py | tee log.txt`` when ``tee`` is ended."""
+    desk = make_text_desk()
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = start(desk, desk.config(max_steps=3), stdout=writer, stderr=writer)
+    os.close(writer)
+    assert process.wait(120) == 0
+    assert desk.result()["status"] == "finished"

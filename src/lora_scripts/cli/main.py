@@ -24,6 +24,7 @@ from lora_scripts.core.language import speak_unicode
 from lora_scripts.core.problems import Problem, ProblemsError
 
 from .console import print_problems, print_usage_error, save_crash
+from .screen import be_patient, silence
 
 COMMANDS = (
     "train",
@@ -97,13 +98,6 @@ class _Group(TyperGroup):
             return None
         return self.commands[cmd_name]  # outside any ``get``: a KeyError in a command's file is a bug
 
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:  # whoever read our output has seen enough, as `head` has
-            _silence_stdout()
-            raise typer.Exit(0) from None
-
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             raise UnknownCommand(args[0])
@@ -155,6 +149,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     What is wrong is said on stderr in the user's language; a traceback is only ever written to a file.
     """
     speak_unicode()
+    be_patient()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # hubs are not told what a library is used for
     given = _each_set(_language_first(list(sys.argv[1:] if arguments is None else arguments)))
     try:
@@ -232,14 +227,9 @@ def _flush_stdout() -> None:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError:
-        _silence_stdout()
+        silence(sys.stdout)
     except ValueError:  # closed
         pass
-
-
-def _silence_stdout() -> None:
-    """The reader of our output is gone: Python must not stumble over it again while it closes."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":
