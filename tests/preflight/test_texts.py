@@ -229,6 +229,21 @@ def test_tools_that_the_template_does_not_tell_of_are_warned_about(data):
     assert "LS2224" not in codes(check(data, chat_template="chatml")[1])
 
 
+def test_control_tokens_in_what_is_said_are_named(data):
+    turned = "<|im_start|>user\nOpen?<|im_end|>\n<|im_start|>assistant\n"
+    write(data, [*ROWS, {"prompt": turned, "completion": "Till six.<|im_end|>"}])
+    _, problems = check(data)
+    assert codes(problems) == ["LS2227"]
+    assert problems[0].severity == "warning"
+    assert "1 rows spell control tokens" in render(problems[0])
+    assert "(<|im_end|>, <|im_start|>): rows.jsonl:31" in render(problems[0])
+
+
+def test_in_plain_texts_control_tokens_may_be_meant(data):
+    write(data, [{"text": f"Document {n}.<|im_end|>"} for n in range(12)])
+    assert "LS2227" not in codes(check(data)[1])
+
+
 def test_repetitions_are_named_and_held_out_last(data):
     twins = [{"prompt": "Open?", "completion": "Till six."}] * 3
     same_prompt = [{"prompt": "Closed?", "completion": text} for text in ("Yes.", "No.")]

@@ -29,7 +29,9 @@ ENDS, CUT, DOCUMENT = 1, 2, 4
 """Bits of ``TokenRow.flags``: an end token is learnt; tokens are missing at the end; plain text."""
 BATCH_EXAMPLES = 256
 NAMED = 8
-KINDS = ("truncated", "split", "dropped", "unanswered", "unlearnt", "apart", "crossed", "tools_unused")
+KINDS = (
+    "truncated", "split", "dropped", "unanswered", "unlearnt", "apart", "crossed", "tools_unused", "spelt",
+)  # fmt: skip
 """What is counted, row by row: see ``Encoder.tallies``."""
 
 
@@ -73,8 +75,9 @@ class Encoder:
 
     ``tallies``: by kind, how many rows were truncated, split, dropped, unanswered (nothing left to answer),
     unlearnt (nothing in them is learnt), apart (each answer became a row of its own), crossed (a token would
-    have crossed the edge between prompt and answer) or name tools that the template leaves out.
-    ``ends``: end token -> how often it is learnt last. ``files``: what ``TokenRow.file`` counts in.
+    have crossed the edge between prompt and answer), name tools that the template leaves out, or have
+    control tokens spelt in what is said. ``spelt``: those tokens. ``ends``: end token -> how often it is
+    learnt last. ``files``: what ``TokenRow.file`` counts in.
 
     Raises ProblemsError LS2201, LS2202 for the template.
     """
@@ -100,6 +103,7 @@ class Encoder:
         self._files: dict[str, int] = {}
         self.tallies = {kind: Tally() for kind in KINDS}
         self.ends: Counter[int] = Counter()
+        self.spelt: set[str] = set()
         own = chat_template is None and hasattr(tokenizer, "encode_conversation")
         self.native = tokenizer.encode_conversation if own else None
         """A tokenizer that encodes conversations by itself, control tokens by number."""
@@ -227,6 +231,9 @@ class Encoder:
             return []
         if example.tools and self.native is None and not self.chat.shows_tools:
             self.tallies["tools_unused"].add(where)
+        if spelt := self._spelt(example):
+            self.tallies["spelt"].add(where)
+            self.spelt |= spelt
         if example.is_pair:
             return self._pair(found[0], found[1], where)
         if len(found) > 1:
@@ -242,6 +249,14 @@ class Encoder:
                 self.tallies["split"].add(where)
                 found = parts
         return [self._row(each, where) for each in self._cut(found, where) if each is not None]
+
+    def _spelt(self, example: TextExample) -> set[str]:
+        """Control tokens in what is said in a conversation, which the tokenizer takes for the template's."""
+        if self.native is not None or not self.chat:
+            return set()
+        turns = (*example.turns, *example.chosen, *example.rejected)
+        said = (part for turn in turns for part in (turn.content, turn.reasoning) if part)
+        return set().union(*map(self.rows.specials.within, said))
 
     def _pair(self, chosen: Learnt, rejected: Learnt, where: Location) -> list[TokenRow]:
         if max(len(chosen), len(rejected)) > self.max_length and self.on_long == "drop":

@@ -26,6 +26,10 @@ class Specials:
         kept = deque(found, maxlen=1)
         return kept[0] if kept else None
 
+    def within(self, text: str) -> set[str]:
+        """All special tokens that ``text`` spells."""
+        return set() if self._pattern is None else set(self._pattern.findall(text))
+
     def number(self, token: str) -> int:
         if token not in self._numbers:
             self._numbers[token] = int(self._tokenizer.convert_tokens_to_ids(token))

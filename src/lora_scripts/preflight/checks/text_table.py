@@ -261,6 +261,7 @@ class _Writing:
                 "left_out": sum(sum(texts.left_out.values()) for texts in self.sources)
                 + sum(count for count, _ in self.kinds.values()),
                 "highest": self.highest,
+                "spelt": sorted(self.encoder.spelt),
             },
         }
 

@@ -143,7 +143,8 @@ def check_texts(
         system=config.system,
     )
     problems += _learnt(report) + _objective_fits(config, table) + _in_vocabulary(report, description)
-    problems += _long(built) + _repeated(table, shared, report.source) + _template(config, chat, built)
+    problems += _long(built) + _spelt(built) + _repeated(table, shared, report.source)
+    problems += _template(config, chat)
     return report, problems + _left_aside(config)
 
 
@@ -222,6 +223,15 @@ def _long(built: Built) -> list[Problem]:
     return found
 
 
+def _spelt(built: Built) -> list[Problem]:
+    """Rows whose own words are read as control tokens."""
+    tally = built.about["tallies"]["spelt"]
+    if not tally["count"]:
+        return []
+    told = {"tokens": listing(built.about["spelt"], NAMED), "names": named(tally["places"])}
+    return [Problem("LS2227", {"count": tally["count"], **told}, severity="warning")]
+
+
 def _repeated(table: TokenTable, shared: Repeats, source: str) -> list[Problem]:
     found = []
     for code, rows in (("LS2214", shared.again), ("LS2215", shared.leaked), ("LS2216", shared.prompted)):
@@ -240,7 +250,7 @@ def _left_aside(config: RunConfig) -> list[Problem]:
     return [Problem("LS2226", {"file": file}, severity="warning")]
 
 
-def _template(config: RunConfig, chat: Chat, built: Built) -> list[Problem]:
+def _template(config: RunConfig, chat: Chat) -> list[Problem]:
     """A template of ours whose control tokens the base does not have."""
     name = config.chat_template or ""
     absent = [token for token in CONTROL.get(name, ()) if not is_token(chat.tokenizer, token)]
