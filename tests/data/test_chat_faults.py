@@ -231,7 +231,7 @@ def test_columns_that_are_not_there_are_named(tmp_path):
     assert codes(texts.problems) == ["LS2114"]
     assert texts.problems[0].params["near"] == "Frage"
     _, texts = read(path, columns={"promt": "Frage"})
-    assert codes(texts.problems) == ["LS2115"]
+    assert codes(texts.problems) == ["LS1031"]
     assert texts.problems[0].params["near"] == "prompt"
 
 
@@ -280,7 +280,7 @@ def test_rows_of_lines_that_lack_their_answers_are_all_named(tmp_path):
 )
 def test_a_columns_name_on_the_wrong_side_is_told_what_it_holds(tmp_path, role, near):
     _, texts = read(write_jsonl(tmp_path / "a.jsonl", [GOOD]), columns={role: "messages"})
-    assert [(p.code, p.params["near"]) for p in texts.problems] == [("LS2115", near)]
+    assert [(p.code, p.params["near"]) for p in texts.problems] == [("LS1031", near)]
 
 
 def test_objects_over_several_lines_are_one_error(tmp_path):

@@ -49,7 +49,7 @@ def test_a_template_cannot_leave_the_sandbox(text, tmp_path):
     text = f"{{% set marker = '{marker}' %}}" + text
     with pytest.raises(ProblemsError) as error:
         Chat(chat_tokenizer(), template_file(tmp_path, text))
-    assert code_of(error) == "LS2202"
+    assert code_of(error) == "LS1033"
     assert not marker.exists()
 
 
@@ -68,7 +68,7 @@ def test_a_template_that_breaks_out_for_some_rows_only_is_refused_there(tmp_path
 def test_a_template_that_is_no_jinja_is_refused_as_a_whole(text, tmp_path):
     with pytest.raises(ProblemsError) as error:
         Chat(chat_tokenizer(), template_file(tmp_path, text))
-    assert code_of(error) == "LS2202"
+    assert code_of(error) == "LS1033"
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_the_name_of_a_template_may_be_misspelt_once(tmp_path):
     with pytest.raises(ProblemsError) as error:
         template_of(chat_tokenizer(), "chat-ml")
     problem = error.value.problems[0]
-    assert problem.code == "LS2201"
+    assert problem.code == "LS1032"
     assert problem.params["near"] == "chatml"
     assert template_of(chat_tokenizer(), template_file(tmp_path, "\ufeffhello")) == "hello"
 

@@ -91,9 +91,9 @@ FILE_WIDE = frozenset((
     "LS2008", "LS2009", "LS2010", "LS2011", "LS2012", "LS2013", "LS2020", "LS2021", "LS2022", "LS2023",
     "LS2036", "LS2037", "LS2038", "LS2039", "LS2040", "LS2100", "LS2101", "LS2102", "LS2103", "LS2104",
     "LS2105", "LS2107", "LS2400", "LS2401", "LS2402", "LS2403", "LS2404", "LS2405", "LS2406", "LS2407",
-    "LS2115",
+    "LS1031",
 ))  # fmt: skip
-LOOSE = frozenset(("LS2110", "LS2118", "LS2119", "LS2123", "LS2191", "LS2115"))
+LOOSE = frozenset(("LS2110", "LS2118", "LS2119", "LS2123", "LS2191", "LS1031"))
 """What is said once for many rows."""
 
 

@@ -217,7 +217,7 @@ def test_a_missing_path_is_said_once_by_whoever_opens_it(folder):
     found = check_paths(MACHINE, config)
     later = [
         Problem("LS2100", {"path": "./data/rows.jsonl"}),
-        Problem("LS2201", {"name": "./mine.jinja", "near": "chatml", "known": "chatml"}),
+        Problem("LS1032", {"name": "./mine.jinja", "near": "chatml", "known": "chatml"}),
         Problem("LS2100", {"path": "no such/hub/name"}),
     ]
     said = without_repeats([*found, *later])

@@ -133,12 +133,12 @@ def test_a_base_without_a_template_is_said_once(data):
 def test_a_length_beyond_the_context_is_an_error_beside_the_others(data):
     write(data, ROWS)
     report, problems = check(data, context=128, max_length=500)
-    assert codes(problems) == ["LS2207"]
+    assert codes(problems) == ["LS1030"]
     assert report.max_length == 128
     assert "500 is more than the 128" in render(problems[0])
     assert check(data, context=9999)[0].max_length == 2048
     write(data, [{"prompt": "no answer"}])
-    assert codes(wrong(data, context=128, max_length=500))[0] == "LS2207"
+    assert codes(wrong(data, context=128, max_length=500))[0] == "LS1030"
 
 
 def test_nothing_to_learn_is_an_error(data):

@@ -57,7 +57,7 @@ def test_s03_a_template_without_end_is_refused(trick, tmp_path):
     with must_end(), pytest.raises(ProblemsError) as error:
         Chat(chat_tokenizer(), template_file(tmp_path, WITHOUT_END[trick]))
     (problem,) = error.value.problems
-    assert problem.code == "LS2202"
+    assert problem.code == "LS1033"
     assert "too much" in problem.params["reason"]
 
 
@@ -83,7 +83,7 @@ def test_s03_one_that_goes_mad_for_some_rows_only_is_refused_there(tmp_path):
 def test_s03_a_template_stands_alone(text, tmp_path):
     with pytest.raises(ProblemsError) as error:
         Chat(chat_tokenizer(), template_file(tmp_path, text))
-    assert error.value.problems[0].code == "LS2202"
+    assert error.value.problems[0].code == "LS1033"
 
 
 def test_s03_bounds_change_nothing_of_what_templates_say():

@@ -161,7 +161,7 @@ class Texts:
 def _check_roles(source: TextSource) -> list[Problem]:
     return [
         Problem(
-            "LS2115",
+            "LS1031",
             {
                 "role": printable(role),
                 "near": role_called(role) or did_you_mean(role, ROLES) or "prompt",

@@ -45,7 +45,7 @@ def template_of(tokenizer: Any, asked: str | None) -> Any:
     """The Jinja text (or, where a base has several, name -> text) that conversations are rendered with.
 
     ``asked``: None for the base's own (None where it has none), a built-in name, or a file. Raises
-    ProblemsError LS2201 for a name that is neither.
+    ProblemsError LS1032 for a name that is neither.
     """
     if asked is None:
         return getattr(tokenizer, "chat_template", None) or None
@@ -57,7 +57,7 @@ def template_of(tokenizer: Any, asked: str | None) -> Any:
     except (OSError, UnicodeError, ValueError) as error:
         near = did_you_mean(asked, BUILT_IN) or "chatml"
         told = {"name": asked, "near": near, "known": ", ".join(BUILT_IN)}
-        raise ProblemsError(Problem("LS2201", told)) from error
+        raise ProblemsError(Problem("LS1032", told)) from error
 
 
 def advice(tokenizer: Any) -> str:
@@ -69,7 +69,7 @@ def advice(tokenizer: Any) -> str:
 class Chat:
     """One tokenizer with one template.
 
-    Raises ProblemsError LS2201 for an unknown template, LS2202 for one that Jinja refuses whatever it is
+    Raises ProblemsError LS1032 for an unknown template, LS1033 for one that Jinja refuses whatever it is
     given.
     """
 
@@ -105,7 +105,7 @@ class Chat:
         except (TemplateSyntaxError, SecurityError) as error:
             reason = printable(str(error), 200)
             told = {"name": self.asked or "tokenizer_config.json", "reason": reason}
-            raise ProblemsError(Problem("LS2202", told)) from error
+            raise ProblemsError(Problem("LS1033", told)) from error
         except _errors():
             return  # it may ask for more than one turn; rows will tell
 

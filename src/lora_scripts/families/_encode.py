@@ -79,7 +79,7 @@ class Encoder:
     control tokens spelt in what is said. ``spelt``: those tokens. ``ends``: end token -> how often it is
     learnt last. ``files``: what ``TokenRow.file`` counts in.
 
-    Raises ProblemsError LS2201, LS2202 for the template.
+    Raises ProblemsError LS1032, LS1033 for the template.
     """
 
     def __init__(

@@ -48,7 +48,7 @@ def generate_texts(
 
     ``thinking``: False tells a template that knows it that the model is not to think.
 
-    Raises ProblemsError: LS4354 a prompt that leaves no room for an answer, LS2202 a broken template,
+    Raises ProblemsError: LS4354 a prompt that leaves no room for an answer, LS1033 a broken template,
     LS4357 one that refuses the turns.
     """
     chat = is_chat(model.tokenizer, template)

@@ -24,7 +24,7 @@ def is_chat(tokenizer: Any, template: str | None = None) -> bool:
 def chat_of(tokenizer: Any, template: str | None = None) -> Chat:
     """The tokenizer with its own chat template, or with ``template`` (Jinja text) in its stead.
 
-    Raises ProblemsError LS2202 for one that is broken or reaches out of its sandbox.
+    Raises ProblemsError LS1033 for one that is broken or reaches out of its sandbox.
     """
     if template and template != tokenizer.chat_template:
         tokenizer = copy.copy(tokenizer)
@@ -47,7 +47,7 @@ def prompt_ids(
     """The tokens after which the model answers. Without a template the turns stand one after the other.
 
     ``thinking``: False tells a template that knows it that the model is not to think. A template that knows
-    no system prompt gets it at the head of the first question. Raises ProblemsError LS2202 for a template
+    no system prompt gets it at the head of the first question. Raises ProblemsError LS1033 for a template
     that is broken, LS4357 for one that refuses the turns.
     """
     if not is_chat(tokenizer, template):

@@ -26,7 +26,7 @@ REPEATS = {
     "LS2020": {"train_data_dir", "validation.data_dir"},
     "LS2022": {"metadata_path"},
     "LS4001": {"base_model"},
-    "LS2201": {"chat_template"},
+    "LS1032": {"chat_template"},
 }
 """What those say who open a missing path later -> the keys for which it has been said here already."""
 

@@ -108,7 +108,7 @@ def check_texts(
         length = config.max_length
         if length > description.context:
             told = {"length": length, "context": description.context}
-            problems.append(Problem("LS2207", told))
+            problems.append(Problem("LS1030", told))
             length = description.context
     tokenizer = family.tokenizer(source)
     try:
