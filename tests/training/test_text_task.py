@@ -29,13 +29,15 @@ class Family:
         return self.isolated
 
 
-def opened(family, *, packs=True, wanted=True, count=5, dropout=0.0):
+def opened(family, *, packs=True, wanted=True, count=5, shares=True):
     """The model after the rows were tried, and what was said."""
     model = SimpleNamespace(packing=packs, sharing=packs, description=SimpleNamespace(model_type="made_up"))
     row = SimpleNamespace(ids=np.arange(100), targets=np.ones(100, bool), rejected_ids=None)
     table = SimpleNamespace(row=lambda number: row, lengths=np.array([100] * count + [120]))
-    report = SimpleNamespace(table=table, train=np.arange(count), validation=np.array([count]))
-    notes = _isolation(family, model, report, SimpleNamespace(packing=wanted, lora_dropout=dropout))
+    report = SimpleNamespace(
+        table=table, train=np.arange(count), validation=np.array([count]), packing=wanted, sharing=shares
+    )
+    notes = _isolation(family, model, report)
     return model, [note.text for note in notes]
 
 
@@ -69,11 +71,10 @@ def test_nothing_is_tried_or_said_where_rows_are_padded_anyway():
     assert not family.tried
 
 
-def test_tokens_that_rows_share_are_not_shared_with_dropout():
-    """One draw would stand for all of them."""
-    for dropout, sharing in ((0.0, True), (0.1, False)):
-        model, said = opened(Family(isolated=True), dropout=dropout)
-        assert (model.packing, model.sharing, len(said)) == (True, sharing, 1)
+@pytest.mark.parametrize("shares", [True, False])
+def test_tokens_that_rows_share_are_shared_where_the_plan_says_so(shares):
+    model, said = opened(Family(isolated=True), shares=shares)
+    assert (model.packing, model.sharing, len(said)) == (True, shares, 1)
 
 
 def test_rows_that_share_tokens_and_see_each_other_are_tried_without():

@@ -135,7 +135,7 @@ class TextTask:
         progress("base", 1, 1)
         if report.chat_template is not None:
             model.tokenizer.chat_template = report.chat_template
-        notes = _isolation(family, model, report, config)
+        notes = _isolation(family, model, report)
         targets = config.target_modules
         spec = AdapterSpec(
             rank=config.lora_rank,
@@ -201,17 +201,16 @@ def _objective(config: RunConfig, family: TextFamily, model: TextModel) -> Objec
     return Answers(family, model)
 
 
-def _isolation(family: TextFamily, model: TextModel, report: TextReport, config: RunConfig) -> list[Noted]:
+def _isolation(family: TextFamily, model: TextModel, report: TextReport) -> list[Noted]:
     """Rows that are laid end to end must not see each other: tried out on the user's own, on this model."""
-    if not config.packing:
+    if not report.packing:
         return []
     count, table = len(report.train), report.table
     numbers = [int(report.train[n % count]) for n in range(PROBE_ROWS)]
     rows = [item_of(table.row(number))["ids"][:PROBE_TOKENS] for number in numbers]
     longest = max(int(table.lengths[part].max()) for part in (report.train, report.validation) if len(part))
-    # One draw of dropout would stand for all rows that share a token.
     for sharing in (True, False):
-        model.sharing = sharing and model.sharing and not config.lora_dropout
+        model.sharing = sharing and model.sharing and report.sharing
         if model.packing and family.packing_is_isolated(model, rows, longest):
             return [Noted(code="", text=say("run.packing_isolated", rows=min(count, PROBE_ROWS)))]
     model.packing = False

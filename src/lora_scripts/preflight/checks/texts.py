@@ -38,7 +38,9 @@ class TextReport:
     """What a run learns from. ``train`` and ``validation``: (n,) row numbers of ``table``; a row whose weight
     says so stands in ``train`` several times. ``plan`` counts positions in ``train``; None without any.
     ``objective``: ``sft``, ``dpo`` or ``orpo``. ``max_length`` and ``context``: tokens. ``chat_template``:
-    what conversations are rendered with, None where there is nothing. ``chat`` has the tokenizer."""
+    what conversations are rendered with, None where there is nothing. ``chat`` has the tokenizer.
+    ``sharing``: a beginning that rows share is computed once; not with dropout, one draw of which would stand
+    for all of them."""
 
     built: Built
     chat: Chat
