@@ -150,7 +150,7 @@ def test_pickle_formats_are_refused_by_name(tmp_path, suffix):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\x00", b"GGUF\x03\x00\x00\x00", b"version https://git-lfs.github.com/spec/v1\n",
+    [b"", b"\x00", b"version https://git-lfs.github.com/spec/v1\n",
      b"<!DOCTYPE html><html>", (30).to_bytes(8, "little") + b'{"a": {"dtype": 7}}           ',
      (2**40).to_bytes(8, "little") + b"{}"],
 )  # fmt: skip
@@ -158,6 +158,12 @@ def test_what_is_no_safetensors_file_is_named(tmp_path, content):
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
     assert code_of(lambda: _source.resolve(str(path))) == "LS4004"
+
+
+def test_a_gguf_file_is_named_as_what_it_is(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"GGUF\x03\x00\x00\x00")
+    assert code_of(lambda: _source.resolve(str(path))) == "LS4029"
 
 
 def test_a_download_cut_short_is_noticed(tmp_path, single):

@@ -69,9 +69,10 @@ def is_pickle(start: bytes) -> bool:
 
 
 def refuse_other_content(path: Path, start: bytes) -> None:
-    """Raises ProblemsError LS4004 for a file whose first bytes show what it is instead."""
+    """Raises ProblemsError for a file whose first bytes show what it is instead: LS4029 GGUF, else LS4004."""
+    if start.startswith(b"GGUF"):
+        raise _stop("LS4029", path)
     for magic, kind in (
-        (b"GGUF", "gguf"),
         (b"version https://git-lfs", "lfs"),
         (b"<!DOCTYPE", "html"),
         (b"<!doctype", "html"),
@@ -84,7 +85,8 @@ def refuse_other_content(path: Path, start: bytes) -> None:
 def read_header(path: Path) -> Header:
     """The header of ``path``, checked against the file's length.
 
-    Raises ProblemsError: LS4002, LS4003 a pickle, LS4004 something else, LS4005 cut short or damaged.
+    Raises ProblemsError: LS4002, LS4003 a pickle, LS4029 GGUF, LS4004 something else, LS4005 cut short
+    or damaged.
     """
     refuse_pickle(path)
     size = path.stat().st_size
