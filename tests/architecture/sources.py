@@ -50,6 +50,7 @@ def imports(path: Path) -> Iterator[tuple[str, ast.stmt]]:
                 yield f"{module}.{alias.name}", node
 
 
+@cache
 def at_import_time(path: Path) -> set[ast.stmt]:
     """Import statements that run with the file: outside functions and ``TYPE_CHECKING`` blocks."""
     found: set[ast.stmt] = set()

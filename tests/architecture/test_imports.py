@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
+import ast
+from pathlib import Path
 
 from tests.architecture.sources import SRC, at_import_time, imports, python_files, shown
 
@@ -40,29 +41,31 @@ def test_every_folder_is_a_room_with_a_level():
     assert folders - {"builtin"} == set(LEVEL)
 
 
-@pytest.mark.parametrize("path", FILES, ids=shown)
-def test_imports_point_down(path):
-    mine = room(path)
-    wrong = []
-    for module, node in imports(path):
-        parts = module.split(".")
-        other = parts[1] if parts[0] == "lora_scripts" and len(parts) > 1 else mine
-        above = other in LEVEL and other != mine and LEVEL[other] >= LEVEL[mine]
-        if above and not module.startswith(KNOWN.get(mine, ())):
-            wrong.append(f"{shown(path)}:{node.lineno} imports {module}")
-    assert not wrong
+def points_up(mine: str, module: str) -> bool:
+    parts = module.split(".")
+    other = parts[1] if parts[0] == "lora_scripts" and len(parts) > 1 else mine
+    above = other in LEVEL and other != mine and LEVEL[other] >= LEVEL[mine]
+    return above and not module.startswith(KNOWN.get(mine, ()))
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if room(path) in NEVER_HEAVY], ids=shown)
-def test_core_config_and_data_never_import_torch(path):
-    assert not [f"{shown(path)}:{node.lineno} {module}" for module, node in imports(path) if is_heavy(module)]
+def imported_in(rooms) -> list[tuple[Path, str, ast.stmt]]:
+    return [(path, module, node) for path in FILES if room(path) in rooms for module, node in imports(path)]
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if room(path) in LAZY_HEAVY], ids=shown)
-def test_the_heavy_stack_is_imported_inside_functions(path):
-    early = at_import_time(path)
-    wrong = [(node.lineno, module) for module, node in imports(path) if is_heavy(module) and node in early]
-    assert not wrong, shown(path)
+def test_imports_point_down():
+    found = imported_in(LEVEL)
+    assert [f"{shown(path)}:{node.lineno} {m}" for path, m, node in found if points_up(room(path), m)] == []
+
+
+def test_core_config_and_data_never_import_torch():
+    found = imported_in(NEVER_HEAVY)
+    assert [f"{shown(path)}:{node.lineno} {m}" for path, m, node in found if is_heavy(m)] == []
+
+
+def test_the_heavy_stack_is_imported_inside_functions():
+    heavy = [each for each in imported_in(LAZY_HEAVY) if is_heavy(each[1])]
+    early = [f"{shown(path)}:{node.lineno} {m}" for path, m, node in heavy if node in at_import_time(path)]
+    assert early == []
 
 
 def test_the_loop_knows_no_family():

@@ -53,11 +53,11 @@ def test_what_a_key_takes_is_said_in_words(key, expected):
     assert describe_type(KEYS[key], "en") == expected
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_no_description_shows_pythons_own_words(key):
-    for language in LANGUAGES:
-        text = describe_type(KEYS[key], language)
-        assert not any(word in text for word in ("Annotated", "<class", "typing", "NoneType", "^["))
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_no_description_shows_pythons_own_words(language):
+    for key, field in KEYS.items():
+        text = describe_type(field, language)
+        assert not any(word in text for word in ("Annotated", "<class", "typing", "NoneType", "^[")), key
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -78,12 +78,12 @@ def schema_node(schema: dict, key: str) -> dict:
     return node
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_the_json_schema_describes_every_key_in_both_languages(key):
-    both = schema_node(schema_in(), key)["description"]
-    english, chinese = (schema_node(schema_in(one), key)["description"] for one in LANGUAGES)
-    assert both == f"{english}\n\n{chinese}"
-    assert english != chinese
+def test_the_json_schema_describes_every_key_in_both_languages():
+    for key in KEYS:
+        both = schema_node(schema_in(), key)["description"]
+        english, chinese = (schema_node(schema_in(one), key)["description"] for one in LANGUAGES)
+        assert both == f"{english}\n\n{chinese}", key
+        assert english != chinese, key
 
 
 def test_the_json_schema_knows_bounds_names_and_nothing_of_ours():

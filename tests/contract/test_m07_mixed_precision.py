@@ -9,7 +9,7 @@ def test_m07_half_precision_trains_close_to_full(make_desk, precision):
     close_to_full(make_desk(), precision)
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("precision", ["fp16", pytest.param("bf16", marks=pytest.mark.long)])
 def test_m07_half_precision_of_texts_trains_close_to_full(make_text_desk, precision):
     close_to_full(make_text_desk(), precision, validation={"split": 0.2})
 

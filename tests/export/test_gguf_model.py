@@ -64,7 +64,9 @@ def test_transformers_reads_model_and_tokenizer_from_it(tmp_path):
         assert words(text)["input_ids"] == made.model.tokenizer(text)["input_ids"]
 
 
-@pytest.mark.parametrize("outtype", ["f16", "bf16", "q8_0"])
+@pytest.mark.parametrize(
+    "outtype", [*(pytest.param(each, marks=pytest.mark.long) for each in ("f16", "bf16")), "q8_0"]
+)
 def test_fewer_bits_stay_within_their_rounding(tmp_path, outtype):
     made = make(tmp_path, "llama")
     done = export_gguf(None, [str(made.lora)], tmp_path / "m.gguf", merged=True, outtype=outtype)

@@ -37,7 +37,12 @@ from tests.families.loaded import bare, written
 PICTURES = [name for name in family_names() if family_named(name).sheet.task == "image-generation"]
 
 
-@pytest.fixture(scope="module", params=PICTURES)
+def marked(name: str) -> Any:
+    """``sd2`` has the classes of ``sd15``; what it has of its own is in test_sd2.py."""
+    return pytest.param(name, marks=pytest.mark.long if name == "sd2" else ())
+
+
+@pytest.fixture(scope="module", params=map(marked, PICTURES))
 def base(request) -> Any:
     return written(request.param)
 

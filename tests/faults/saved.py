@@ -16,7 +16,7 @@ def bases(tmp_path_factory):
 
 @pytest.fixture(
     scope="session",
-    params=[pytest.param(name, marks=pytest.mark.long if "pictures" in name else ()) for name in NAMES],
+    params=[pytest.param(name, marks=pytest.mark.long if "export" in name else ()) for name in NAMES],
 )
 def save(request, bases):
     if request.param == "export of pictures":

@@ -43,13 +43,11 @@ SAVED = {
 }
 FIRST = [("training", "pictures"), ("loading", "texts"), ("proof", "texts"), ("driver", "texts")]
 ALL = [(phase, task) for phase, places in PHASES.items() for task in places]
-QUICK_ONE = ("loading", "texts")
 
 
 def marked(phase, task):
-    """One phase is tried every time, some others in CI."""
-    marks = pytest.mark.long if (phase, task) in FIRST else pytest.mark.slow
-    return pytest.param(phase, task, marks=() if (phase, task) == QUICK_ONE else marks)
+    """Some phases are tried in CI, the rest in make test-all."""
+    return pytest.param(phase, task, marks=pytest.mark.long if (phase, task) in FIRST else pytest.mark.slow)
 
 
 def lose_the_card(monkeypatch, place, call):

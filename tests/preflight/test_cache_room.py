@@ -24,7 +24,6 @@ SETS = {
     "long captions and masks": {"max_caption_tokens": 150, "loss_mask": "alpha"},
     "repeats": {"repeats": 3, "validation": {"split": 0}},
 }  # fmt: skip
-QUICK = "flips and shuffled captions"
 
 
 def numbers_below(folder: Path) -> int:
@@ -35,11 +34,8 @@ def numbers_below(folder: Path) -> int:
     return sum(t.numel() * t.element_size() for path in kept for t in load_file(path).values())
 
 
-@pytest.mark.parametrize(
-    "options",
-    [pytest.param(SETS[name], marks=() if name == QUICK else pytest.mark.long) for name in SETS],
-    ids=list(SETS),
-)
+@pytest.mark.long
+@pytest.mark.parametrize("options", SETS.values(), ids=SETS)
 def test_the_count_is_what_a_run_writes(make_desk, options, monkeypatch):  # noqa: F811
     desk = make_desk()
     path = desk.config(**{"max_steps": 1, "lora_rank": 1, "logging": {"tensorboard": False}, **options})

@@ -129,7 +129,7 @@ def unpack(work, saved):
 
 
 @pytest.mark.parametrize("optimizer", sorted(optimizers.OPTIMIZERS))
-@pytest.mark.parametrize("mode", ["no", "bf16", "fp16"])
+@pytest.mark.parametrize("mode", ["no", "bf16", pytest.param("fp16", marks=pytest.mark.long)])
 @pytest.mark.parametrize("sizes", [(4,), (2, 1, 1)])
 def test_stopping_anywhere_and_going_on_changes_no_bit(optimizer, mode, sizes):
     options = dict(mode=mode, optimizer=optimizer, dropout=0.3, average=0.9, poison=2)
