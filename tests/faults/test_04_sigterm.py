@@ -1,4 +1,5 @@
-"""Fault 4, SIGTERM: the step is finished and saved, the process leaves with 143, the run goes on later."""
+"""Fault 4, SIGTERM: the step is finished and saved, the process leaves with 143, the run goes on later. A
+screen that is gone ends nothing."""
 
 import os
 import signal
